@@ -1,0 +1,130 @@
+"""A profile says which models a deployment loads, where each process listens, and its limits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from superlink.configuration import ConfigurationError, Section, load_yaml
+
+
+class ImageLimits(Section):
+    """What every process accepts as an image; checked on the header, before anything is decoded."""
+
+    max_image_bytes: PositiveInt = 10 * 1024 * 1024
+    max_image_pixels: PositiveInt = 40_000_000
+    max_image_side: PositiveInt = 16_384
+
+
+class BatchLimits(Section):
+    """When a worker's batcher closes a batch, and how much may wait."""
+
+    max_batch_size: PositiveInt = 8
+    max_batch_bytes: PositiveInt = 32 * 1024 * 1024
+    # How long the first request of a batch may wait for company. 0: never wait, batch what is queued.
+    max_wait_ms: float = Field(default=2.0, ge=0)
+    max_queue_size: PositiveInt = 64
+
+
+class WorkerSettings(Section):
+    """One worker process: an MLLM or a decoder."""
+
+    # host:port that the gRPC server binds and the orchestrator dials.
+    address: str
+    # Folder with config.json and *.safetensors.
+    weights: Path
+    # Prometheus metrics over HTTP; 0 turns them off.
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    # Threads of the model thread's torch operations.
+    threads: PositiveInt = 2
+    batch: BatchLimits = BatchLimits()
+    # How long a stopping worker waits for requests in flight.
+    drain_timeout_s: PositiveFloat = 20.0
+    # Encoded-image features kept per worker, least recently used goes first.
+    feature_cache_entries: int = Field(default=64, ge=0)
+
+
+class MllmSettings(WorkerSettings):
+    """The MLLM worker."""
+
+    max_new_tokens: PositiveInt = 256
+    # Tiles an image may be cut into (plus the thumbnail).
+    max_tiles: PositiveInt = 1
+    max_images: PositiveInt = 4
+
+
+class OrchestratorSettings(Section):
+    """The answer engine."""
+
+    address: str = "127.0.0.1:50050"
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    # Observation rounds an answer may take.
+    max_rounds: int = Field(default=2, ge=0, le=8)
+    # Upper bound for one tool call within the request's deadline.
+    tool_timeout_s: PositiveFloat = 20.0
+    drain_timeout_s: PositiveFloat = 20.0
+
+
+class GatewaySettings(Section):
+    """The REST edge."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+    # Bodies above this are refused before they are read.
+    max_body_bytes: PositiveInt = 16 * 1024 * 1024
+    # Deadline of a request when the client names none.
+    request_timeout_s: PositiveFloat = 60.0
+    max_prompt_characters: PositiveInt = 4000
+    max_phrases: PositiveInt = 100
+
+
+class Profile(Section):
+    """Everything that the processes of one deployment must agree on."""
+
+    name: str
+    images: ImageLimits = ImageLimits()
+    gateway: GatewaySettings = GatewaySettings()
+    orchestrator: OrchestratorSettings = OrchestratorSettings()
+    mllm: MllmSettings
+    # Decoder workers by name; the name is also the room under services/.
+    decoders: dict[str, WorkerSettings]
+
+
+def load_profile(path: Path, overrides: dict[str, Any] | None = None) -> Profile:
+    """Read a profile. Raises ConfigurationError with a text that names the key.
+
+    ``overrides`` maps dotted keys to values: ``{"gateway.port": 9000}``. Relative weight folders stay relative;
+    ``weights_folder`` resolves them.
+    """
+    return load_yaml(path, Profile, overrides)
+
+
+def weights_folder(worker: WorkerSettings) -> Path:
+    """The absolute folder of a worker's weights; relative ones are taken from ``superlink_home()``."""
+    return worker.weights if worker.weights.is_absolute() else superlink_home() / worker.weights
+
+
+def find_profile(name: str) -> Path:
+    """The file of the profile called ``name``, or ``name`` itself when it is a path to a YAML file.
+
+    Looked for in ``$SUPERLINK_HOME/infra/profiles`` and then in ``infra/profiles`` beside the installed package.
+    Raises ConfigurationError naming the known profiles.
+    """
+    direct = Path(name)
+    if direct.suffix in {".yaml", ".yml"}:
+        return direct
+    folder = superlink_home() / "infra" / "profiles"
+    candidate = folder / f"{name}.yaml"
+    if candidate.is_file():
+        return candidate
+    known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+    raise ConfigurationError(f"No profile {name!r} in {folder}. Known profiles: {known}.")
+
+
+def superlink_home() -> Path:
+    """The folder that holds ``infra/`` and ``weights/``: ``$SUPERLINK_HOME``, or the repository of this package."""
+    configured = os.environ.get("SUPERLINK_HOME")
+    return Path(configured) if configured else Path(__file__).resolve().parent.parent
