@@ -74,8 +74,9 @@ RETRYABLE_STATUSES = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED}
 )
 
-# Status and details travel in HTTP/2 trailers, which gRPC limits to 8 KiB; the message goes there twice.
-MAX_MESSAGE_CHARACTERS = 800
+# Status and details travel in HTTP/2 trailers, which gRPC limits to 8 KiB. The message goes there twice, once
+# percent-encoded (up to three times its size) and once in base64.
+MAX_TEXT_BYTES = 1000
 
 _STATUS_BY_NUMBER: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -156,10 +157,7 @@ def to_rpc_status(error: SuperlinkError) -> status_pb2.Status:
         packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     if error.request_id:
         packed.append(_pack(error_details_pb2.RequestInfo(request_id=error.request_id)))
-    message = error.message
-    if len(message) > MAX_MESSAGE_CHARACTERS:
-        message = message[: MAX_MESSAGE_CHARACTERS - 1] + "…"
-    return status_pb2.Status(code=error.status.value[0], message=message, details=packed)
+    return status_pb2.Status(code=error.status.value[0], message=_shortened(error.message), details=packed)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: SuperlinkError) -> NoReturn:
@@ -189,6 +187,13 @@ def from_rpc_error(rpc_error: grpc.RpcError, service: str) -> SuperlinkError:
 def status_for_http(http_status: int) -> grpc.StatusCode:
     """The gRPC status that an HTTP status stands for; UNKNOWN for one that Superlink never sends."""
     return GRPC_STATUS.get(http_status, grpc.StatusCode.UNKNOWN)
+
+
+def _shortened(text: str) -> str:
+    encoded = text.encode()
+    if len(encoded) <= MAX_TEXT_BYTES:
+        return text
+    return encoded[:MAX_TEXT_BYTES].decode(errors="ignore") + "…"
 
 
 def _pack(detail: Message) -> PackedDetail:
