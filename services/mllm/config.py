@@ -1,0 +1,152 @@
+"""What an MLLM folder's ``config.json`` says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from transformers import InternVLConfig, Qwen2Config
+from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
+
+from services.mllm.super_link import Route
+from services.mllm.tokenizer import MllmTokenizer
+
+
+class ModelFolderError(Exception):
+    """A model folder is missing, incomplete or does not fit; the text says what to do."""
+
+
+class VisionSize(BaseModel):
+    """The vision transformer and what feeds it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # "linear": one strided convolution, as published. "convolutional": a residual stem in its place, which learns to
+    # see from far fewer pictures than a plain transformer does.
+    patch_embedding: Literal["linear", "convolutional"] = "convolutional"
+    stem_channels: PositiveInt = 32
+    hidden_size: PositiveInt = 192
+    layers: PositiveInt = 3
+    heads: PositiveInt = 6
+    intermediate_size: PositiveInt = 512
+    patch_size: PositiveInt = 16
+    layer_scale: PositiveFloat = 1.0
+
+
+class LanguageSize(BaseModel):
+    """The causal language model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden_size: PositiveInt = 160
+    layers: PositiveInt = 4
+    heads: PositiveInt = 5
+    key_value_heads: PositiveInt = 5
+    intermediate_size: PositiveInt = 448
+    max_positions: PositiveInt = 2048
+
+
+class MllmConfig(BaseModel):
+    """Everything needed to build an MLLM and to know which decoders its links fit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "superlink-tiny"
+    version: str = "1"
+    # Links are understood only by decoders that declare the same version.
+    adapter_version: str = "tiny-1"
+    routes: tuple[Route, ...] = (Route(token="[DET]", decoder="detection"),)  # noqa: S106  # a routing token
+    vocab_size: PositiveInt
+    pad_token_id: int
+    image_token_id: int
+    link_token_id: int
+    route_token_ids: dict[str, int]
+    # Side of a tile in pixels.
+    tile_size: PositiveInt = 160
+    downsample_ratio: PositiveFloat = 0.5
+    vision: VisionSize = VisionSize()
+    language: LanguageSize = LanguageSize()
+    # The transformers configuration of a public checkpoint; it then takes the place of ``vision`` and ``language``.
+    public: dict[str, Any] | None = None
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: MllmTokenizer, **fields: Any) -> MllmConfig:
+        """A configuration whose ids and vocabulary are ``tokenizer``'s; ``fields`` override the defaults."""
+        ids: dict[str, Any] = {
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_id,
+            "image_token_id": tokenizer.image_context_id,
+            "link_token_id": tokenizer.link_id,
+            "route_token_ids": tokenizer.route_ids,
+        }
+        return cls(**(ids | fields))
+
+    @classmethod
+    def load(cls, file: Path) -> MllmConfig:
+        """Read ``config.json``. Raises ModelFolderError."""
+        try:
+            return cls.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ModelFolderError(f"{file} cannot be read ({error.strerror}).") from error
+        except (ValidationError, json.JSONDecodeError) as error:
+            raise ModelFolderError(f"{file} is not an MLLM configuration: {error}") from error
+
+    def save(self, file: Path) -> None:
+        """Write ``config.json``."""
+        file.write_text(json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @property
+    def queries_by_route(self) -> dict[str, int]:
+        """Super-link queries behind each routing token, as the tokenizer wants them."""
+        return {route.token: route.queries for route in self.routes}
+
+    @property
+    def max_tokens(self) -> int:
+        """Context length in tokens."""
+        return int(self.internvl().text_config.max_position_embeddings)
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Image tokens of one tile."""
+        patch = self.internvl().vision_config.patch_size[0]
+        return int((self.tile_size // patch * self.downsample_ratio) ** 2)
+
+    def internvl(self) -> InternVLConfig:
+        """The configuration of the transformers classes that carry the weights."""
+        if self.public is not None:
+            return InternVLConfig.from_dict(self.public)
+        vision = InternVLVisionConfig(
+            hidden_size=self.vision.hidden_size,
+            num_hidden_layers=self.vision.layers,
+            num_attention_heads=self.vision.heads,
+            intermediate_size=self.vision.intermediate_size,
+            attention_bias=True,
+            image_size=(self.tile_size, self.tile_size),
+            patch_size=(self.vision.patch_size, self.vision.patch_size),
+            layer_scale_init_value=self.vision.layer_scale,
+            use_mean_pooling=True,
+        )
+        text = Qwen2Config(
+            vocab_size=self.vocab_size,
+            hidden_size=self.language.hidden_size,
+            num_hidden_layers=self.language.layers,
+            num_attention_heads=self.language.heads,
+            num_key_value_heads=self.language.key_value_heads,
+            intermediate_size=self.language.intermediate_size,
+            max_position_embeddings=self.language.max_positions,
+            pad_token_id=self.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=None,
+            tie_word_embeddings=False,
+        )
+        return InternVLConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_id=self.image_token_id,
+            image_seq_length=int((self.tile_size // self.vision.patch_size * self.downsample_ratio) ** 2),
+            downsample_ratio=self.downsample_ratio,
+            vision_feature_layer=-1,
+            tie_word_embeddings=False,
+        )

@@ -1,0 +1,247 @@
+"""Conversations as the MLLM reads them: the one place where turns become ids, labels and link positions.
+
+Training and serving render through the same function, so that what the model is asked looks like what it learned from:
+
+    <|im_start|>user
+    <img><IMG_CONTEXT>...</img>
+    QUESTION<|im_end|>
+    <|im_start|>assistant
+    <ref>dog</ref>[DET]<link><link><link><link><|observe|>
+    <|im_start|>observation
+    dog: 1 (12,40,200,310 0.98)<|im_end|>
+    <|im_start|>assistant
+    There is one dog.<|im_end|>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from services.mllm.tokenizer import MllmTokenizer
+
+IGNORED = -100
+# Boxes listed for one group of an observation; the count always says how many there are.
+MAX_LISTED_OBJECTS = 6
+
+RoleName = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words. Never parsed for special tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """The image number ``index`` of the conversation, counted from 0 in reading order."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class RoutedPhrase:
+    """A phrase that the assistant sends to the tool behind ``route``."""
+
+    route: str
+    phrase: str
+
+
+@dataclass(frozen=True)
+class ObservedObject:
+    """One object that a tool found: corners in thousandths of the image's sides, and its probability."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    score: float
+
+
+@dataclass(frozen=True)
+class ObservedGroup:
+    """What a tool answered for one phrase: the objects that count as present, best first."""
+
+    route: str
+    phrase: str
+    objects: tuple[ObservedObject, ...] = ()
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The results of a round's tool calls. Closes the round; what follows in the turn is the next round."""
+
+    groups: tuple[ObservedGroup, ...]
+
+
+Part = Text | ImagePart | RoutedPhrase | Observation
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says. Only assistants route phrases and read observations; only users show images."""
+
+    role: RoleName
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class RenderedGroup:
+    """Where the super-link queries of one routed phrase stand in the sequence."""
+
+    route: str
+    phrase: str
+    positions: tuple[int, ...]
+
+
+@dataclass
+class Rendered:
+    """A conversation as ids; ``labels`` is -100 wherever nothing is to be predicted."""
+
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    groups: list[RenderedGroup] = field(default_factory=list)
+
+
+class ConversationError(ValueError):
+    """The turns cannot be rendered; the text says why."""
+
+
+def render(
+    turns: Sequence[Turn], tokenizer: MllmTokenizer, image_token_counts: Sequence[int], for_generation: bool
+) -> Rendered:
+    """Lay ``turns`` out as ids.
+
+    ``image_token_counts[i]`` is the number of image tokens of image ``i``. With ``for_generation`` the sequence ends
+    where the model is to go on: after a fresh assistant header, or inside the last turn when that is the assistant's.
+
+    Labels stand on the assistant's words, phrase markers, routing tokens, ``<|observe|>`` and ``<|im_end|>``, never on
+    link placeholders, observations or anybody else's words. Raises ConversationError.
+    """
+    writer = _Writer(tokenizer, image_token_counts)
+    for number, turn in enumerate(turns):
+        is_open = for_generation and number == len(turns) - 1 and turn.role == "assistant"
+        writer.turn(turn, is_open)
+    if for_generation and not (turns and turns[-1].role == "assistant"):
+        writer.header("assistant")
+    return writer.rendered
+
+
+def fast_path(route: str, phrases: Sequence[str]) -> tuple[Turn, Turn]:
+    """The canonical conversation of the teacher-forced fast path: one image, a list of phrases, no free decoding."""
+    parts: list[Part] = []
+    for number, phrase in enumerate(phrases):
+        if number:
+            parts.append(Text(", "))
+        parts.append(RoutedPhrase(route, phrase))
+    parts.append(Text("."))
+    question = f"Detect: {', '.join(phrases)}"
+    return Turn("user", (ImagePart(0), Text(question))), Turn("assistant", tuple(parts))
+
+
+def observation_text(observation: Observation) -> str:
+    """The compact text that the model reads: one line a group, ``dog: 2 (12,40,200,310 0.98) (…)``."""
+    return "\n".join(_group_text(group) for group in observation.groups)
+
+
+def _group_text(group: ObservedGroup) -> str:
+    phrase = " ".join(group.phrase.split())
+    if group.failed:
+        return f"{phrase}: failed"
+    listed = "".join(
+        f" ({item.x1},{item.y1},{item.x2},{item.y2} {item.score:.2f})" for item in group.objects[:MAX_LISTED_OBJECTS]
+    )
+    return f"{phrase}: {len(group.objects)}{listed}"
+
+
+class _Writer:
+    """Appends tokens and labels, turn by turn."""
+
+    def __init__(self, tokenizer: MllmTokenizer, image_token_counts: Sequence[int]) -> None:
+        self.rendered = Rendered()
+        self._tokenizer = tokenizer
+        self._image_token_counts = image_token_counts
+
+    def turn(self, turn: Turn, is_open: bool) -> None:
+        self.header(turn.role)
+        if turn.role == "assistant":
+            self._assistant(turn.parts, is_open)
+            return
+        for part in _image_first(turn.parts):
+            if isinstance(part, Text):
+                self._add(self._tokenizer.encode_text(part.text), False)
+            elif isinstance(part, ImagePart) and turn.role == "user":
+                self._image(part)
+            else:
+                raise ConversationError(f"A {turn.role} turn cannot hold a {type(part).__name__}.")
+        self._close(False)
+
+    def header(self, role: str) -> None:
+        self._add([self._tokenizer.im_start_id, *self._tokenizer.encode_text(f"{role}\n")], False)
+
+    def _assistant(self, parts: Sequence[Part], is_open: bool) -> None:
+        round_is_fresh = False
+        for number, part in enumerate(parts):
+            if isinstance(part, Text):
+                self._add(self._tokenizer.encode_text(part.text), True)
+                round_is_fresh = False
+            elif isinstance(part, RoutedPhrase):
+                self._routed_phrase(part)
+                round_is_fresh = False
+            elif isinstance(part, Observation):
+                self._observation(part)
+                round_is_fresh = True
+                if is_open or number < len(parts) - 1:
+                    self.header("assistant")
+            else:
+                raise ConversationError(f"An assistant turn cannot hold a {type(part).__name__}.")
+        if not is_open and not round_is_fresh:
+            self._close(True)
+
+    def _routed_phrase(self, part: RoutedPhrase) -> None:
+        tokenizer = self._tokenizer
+        if part.route not in tokenizer.routes:
+            raise ConversationError(f"Unknown route {part.route!r}. Known routes: {', '.join(tokenizer.routes)}.")
+        words = tokenizer.encode_text(part.phrase)
+        self._add([tokenizer.phrase_start_id, *words, tokenizer.phrase_end_id], True)
+        self._add([tokenizer.route_ids[part.route]], True)
+        start = len(self.rendered.input_ids)
+        queries = tokenizer.queries(part.route)
+        self._add([tokenizer.link_id] * queries, False)
+        self.rendered.groups.append(RenderedGroup(part.route, part.phrase, tuple(range(start, start + queries))))
+
+    def _observation(self, part: Observation) -> None:
+        self._add([self._tokenizer.observe_id], True)
+        self._add(self._tokenizer.encode_text("\n"), False)
+        self.header("observation")
+        self._add(self._tokenizer.encode_text(observation_text(part)), False)
+        self._close(False)
+
+    def _image(self, part: ImagePart) -> None:
+        if not 0 <= part.index < len(self._image_token_counts):
+            raise ConversationError(f"No image {part.index}: {len(self._image_token_counts)} were given.")
+        tokenizer = self._tokenizer
+        if len(self._image_token_counts) > 1:
+            self._add(tokenizer.encode_text(f"Image-{part.index + 1}: "), False)
+        context = [tokenizer.image_context_id] * self._image_token_counts[part.index]
+        self._add([tokenizer.image_start_id, *context, tokenizer.image_end_id, *tokenizer.encode_text("\n")], False)
+
+    def _close(self, supervised: bool) -> None:
+        self._add([self._tokenizer.im_end_id], supervised)
+        self._add(self._tokenizer.encode_text("\n"), False)
+
+    def _add(self, ids: Sequence[int], supervised: bool) -> None:
+        self.rendered.input_ids.extend(ids)
+        self.rendered.labels.extend(ids if supervised else [IGNORED] * len(ids))
+
+
+def _image_first(parts: Sequence[Part]) -> list[Part]:
+    """A single image goes before the words, where the model learned to find it; several keep their places."""
+    images = [part for part in parts if isinstance(part, ImagePart)]
+    if len(images) != 1:
+        return list(parts)
+    return [*images, *(part for part in parts if not isinstance(part, ImagePart))]

@@ -1,0 +1,288 @@
+"""The multimodal language model: vision tower, pixel shuffle, projector, causal LM, and the super link.
+
+The networks are transformers' InternVL classes, so a public checkpoint loads as it is; around them stand the query
+tables and projection heads of the super link. Knows nothing about text: ids in, states and logits out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Cache, InternVLForConditionalGeneration
+
+from services.backbones.residual import ResidualStem
+from services.mllm.config import MllmConfig, ModelFolderError
+from services.mllm.conversation import IGNORED, RenderedGroup
+from services.mllm.super_link import Route, SuperLink
+from services.mllm.tokenizer import MllmTokenizer
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class TowerOutput:
+    """One pass of the vision tower."""
+
+    # [tiles, vision width, tile / patch, tile / patch]: the transformer's output before the pixel shuffle.
+    grid: Tensor
+    # [tiles, tokens a tile, hidden]: what takes the places of the image tokens.
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class MllmOutput:
+    """One pass of the language model."""
+
+    # [batch, length, hidden], after the final norm. ``Mllm.logits`` turns any part of it into logits.
+    hidden: Tensor
+    cache: Cache | None = None
+
+
+class ConvolutionalPatchEmbedding(nn.Module):
+    """A residual stem and a 1x1 projection where the published tower has one strided convolution."""
+
+    def __init__(self, stem_channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.stem = ResidualStem(base_channels=stem_channels)
+        self.projection = nn.Conv2d(self.stem.out_channels, hidden_size, kernel_size=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``[tiles, 3, size, size]`` to ``[tiles, (size / 16)², hidden]``."""
+        embedded: Tensor = self.projection(self.stem(pixels))
+        return embedded.flatten(2).transpose(1, 2)
+
+
+class Mllm(nn.Module):
+    """An InternVL-shaped model with super links."""
+
+    # Start of each route's rows in the stacked query tables by token id, -1 for tokens that are no route.
+    query_start: Tensor
+    query_count: Tensor
+
+    def __init__(self, config: MllmConfig) -> None:
+        super().__init__()
+        self.config = config
+        internvl = config.internvl()
+        self.internvl = InternVLForConditionalGeneration(internvl)
+        self.hidden_size: int = internvl.text_config.hidden_size
+        if config.public is None:
+            self._fit_tower()
+        self.link = SuperLink(config.routes, self.hidden_size, config.adapter_version)
+        self._index_routes()
+
+    def _fit_tower(self) -> None:
+        embeddings = self.internvl.model.vision_tower.embeddings
+        # The library starts them at zero, for checkpoints to fill; trained from scratch they must tell places apart.
+        nn.init.normal_(embeddings.position_embeddings, std=0.02)
+        nn.init.normal_(embeddings.cls_token, std=0.02)
+        vision = self.config.vision
+        if vision.patch_embedding == "convolutional":
+            embeddings.patch_embeddings = ConvolutionalPatchEmbedding(vision.stem_channels, vision.hidden_size)
+
+    def _index_routes(self) -> None:
+        start = torch.full((self.config.vocab_size,), -1, dtype=torch.long)
+        count = torch.zeros(self.config.vocab_size, dtype=torch.long)
+        for route in self.config.routes:
+            start[self.config.route_token_ids[route.token]] = self.link.first_row[route.token]
+            count[self.config.route_token_ids[route.token]] = route.queries
+        self.register_buffer("query_start", start, persistent=False)
+        self.register_buffer("query_count", count, persistent=False)
+
+    @classmethod
+    def from_public(
+        cls,
+        folder: Path,
+        routes: Sequence[Route] = MllmConfig.model_fields["routes"].default,
+        name: str = "",
+        adapter_version: str = "untrained",
+    ) -> tuple[Mllm, MllmTokenizer]:
+        """Load a public ``*-hf`` InternVL checkpoint: its weights as they are, the link newly initialised.
+
+        Special tokens that its tokenizer lacks are appended, and the embeddings grow by as many rows.
+        Raises ModelFolderError.
+        """
+        if not (folder / TOKENIZER_FILE).is_file():
+            raise ModelFolderError(f"{folder} has no {TOKENIZER_FILE}.")
+        tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, {route.token: route.queries for route in routes})
+        try:
+            internvl = InternVLForConditionalGeneration.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise ModelFolderError(f"{folder} is not an InternVL checkpoint with safetensors: {error}") from error
+        rows = internvl.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > rows:
+            internvl.resize_token_embeddings(len(tokenizer))
+            rows = len(tokenizer)
+        config = MllmConfig.for_tokenizer(
+            tokenizer,
+            name=name or folder.name,
+            adapter_version=adapter_version,
+            routes=tuple(routes),
+            vocab_size=rows,
+            tile_size=internvl.config.vision_config.image_size[0],
+            downsample_ratio=internvl.config.downsample_ratio,
+            public=internvl.config.to_dict(),
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        model.internvl = internvl
+        model.link = SuperLink(config.routes, model.hidden_size, config.adapter_version)
+        model._index_routes()
+        return model, tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple[Mllm, MllmTokenizer]:
+        """Read a folder that ``save`` wrote. Raises ModelFolderError when it is missing or does not fit."""
+        for file in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
+            if not (folder / file).is_file():
+                raise ModelFolderError(f"No {file} in {folder}. Train the model or point the profile at its weights.")
+        config = MllmConfig.load(folder / CONFIG_FILE)
+        tokenizer = MllmTokenizer.load(folder / TOKENIZER_FILE, config.queries_by_route)
+        model = cls(config)
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except RuntimeError as error:
+            raise ModelFolderError(f"{folder / WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {error}") from error
+        return model.eval(), tokenizer
+
+    def save(self, folder: Path, tokenizer: MllmTokenizer) -> None:
+        """Write config.json, model.safetensors and tokenizer.json into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save(folder / CONFIG_FILE)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        tokenizer.save(folder / TOKENIZER_FILE)
+
+    def tower(self, pixels: Tensor) -> TowerOutput:
+        """Run the vision tower once on tiles ``[tiles, 3, size, size]``."""
+        inner = self.internvl.model
+        layer = inner.config.vision_feature_layer
+        vision = inner.vision_tower(pixel_values=pixels, output_hidden_states=layer != -1)
+        sequence = vision.last_hidden_state if layer == -1 else vision.hidden_states[layer]
+        patches = sequence[:, 1:]  # without CLS: (tiles, side², width)
+        side = int(patches.shape[1] ** 0.5)
+        square = patches.reshape(patches.shape[0], side, side, patches.shape[2])
+        shuffled = inner.pixel_shuffle(square, scale_factor=self.config.downsample_ratio)
+        features = inner.multi_modal_projector(shuffled.reshape(patches.shape[0], -1, shuffled.shape[-1]))
+        return TowerOutput(grid=square.permute(0, 3, 1, 2), features=features)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Image features ``[tiles, tokens a tile, hidden]`` of tiles ``[tiles, 3, size, size]``."""
+        return self.tower(pixels).features
+
+    def vision_grid(self, pixels: Tensor) -> Tensor:
+        """The tower's output before the pixel shuffle, ``[tiles, vision width, size / patch, size / patch]``."""
+        return self.tower(pixels).grid
+
+    def embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
+        """Input embeddings ``[batch, length, hidden]`` of ids ``[batch, length]``.
+
+        Image tokens take ``image_features`` ``[image tokens, hidden]`` in order; link placeholders take the rows of the
+        query table that belongs to the routing token before them. Raises ValueError when counts do not match.
+        """
+        embeddings: Tensor = self.internvl.get_input_embeddings()(input_ids)
+        is_image = input_ids == self.config.image_token_id
+        expected = int(is_image.sum())
+        given = 0 if image_features is None else image_features.shape[0]
+        if expected != given:
+            raise ValueError(f"The sequence has {expected} image tokens, but {given} image features were given.")
+        if image_features is not None and expected:
+            embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), image_features.to(embeddings.dtype))
+        is_link = input_ids == self.config.link_token_id
+        if bool(is_link.any()):
+            rows = self._query_rows(input_ids, is_link)
+            embeddings = embeddings.masked_scatter(
+                is_link.unsqueeze(-1), self.link.all_queries()[rows].to(embeddings.dtype)
+            )
+        return embeddings
+
+    def _query_rows(self, input_ids: Tensor, is_link: Tensor) -> Tensor:
+        """For every link position in reading order, its row in the stacked query tables."""
+        places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        # The nearest position to the left that is no placeholder: the routing token.
+        route_places = torch.where(is_link, -1, places).cummax(dim=1).values
+        route_ids = input_ids.gather(1, route_places.clamp(min=0))[is_link]
+        order = (places - route_places)[is_link] - 1
+        if bool((self.query_start[route_ids] < 0).any()) or bool((order >= self.query_count[route_ids]).any()):
+            raise ValueError("Link placeholders must follow a routing token, as many as it has queries.")
+        return self.query_start[route_ids] + order
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, image_features: Tensor | None = None) -> MllmOutput:
+        """Run whole sequences.
+
+        ``input_ids`` and ``attention_mask`` are ``[batch, length]``, padded on either side; ``image_features`` is
+        ``[image tokens of the batch, hidden]`` in reading order. States at padded positions mean nothing.
+        """
+        return self.run(self.embed(input_ids, image_features), attention_mask, positions(attention_mask))
+
+    def run(
+        self, embeddings: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None
+    ) -> MllmOutput:
+        """Run the language model on embeddings ``[batch, length, hidden]``, after what ``cache`` holds."""
+        output = self.internvl.model.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return MllmOutput(hidden=output.last_hidden_state, cache=cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits ``[..., vocabulary]`` of any selection of states ``[..., hidden]``."""
+        logits: Tensor = self.internvl.lm_head(hidden)
+        return logits
+
+    def link_states(self, hidden: Tensor, groups: Sequence[RenderedGroup]) -> Tensor:
+        """The states ``[groups, queries, hidden]`` of one row's groups; ``hidden`` is ``[length, hidden]``.
+
+        The groups must have equally many queries: those of one decoder. Positions count from the row's first real
+        token, so a left-padded row must be passed without its padding.
+        """
+        index = torch.tensor([group.positions for group in groups], dtype=torch.long, device=hidden.device)
+        return hidden[index] if len(groups) else hidden.new_zeros(0, 0, hidden.shape[-1])
+
+    def links(self, hidden: Tensor, groups: Sequence[Sequence[RenderedGroup]], decoder: str) -> list[Tensor]:
+        """Link embeddings for ``decoder``: one ``[groups_i, (queries,) width]`` a row of a right-padded batch.
+
+        ``hidden`` is ``[batch, length, hidden]``; groups that lead to other decoders are left out.
+        """
+        links = []
+        for states, row in zip(hidden, groups, strict=True):
+            mine = [group for group in row if self.link.routes[group.route].decoder == decoder]
+            if mine:
+                links.append(self.link.project(self.link_states(states, mine), decoder))
+            else:
+                links.append(self._no_links(states, decoder))
+        return links
+
+    def _no_links(self, states: Tensor, decoder: str) -> Tensor:
+        route = next(route for route in self.config.routes if route.decoder == decoder)
+        shape = (0, route.width) if route.pooled else (0, route.queries, route.width)
+        return states.new_zeros(shape)
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids ``[batch, length]``: real tokens count from 0, wherever the padding stands."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def language_loss(model: Mllm, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of the next tokens, and how many there are (a tensor, to be summed over processes).
+
+    ``hidden`` is ``[batch, length, hidden]`` and ``labels`` ``[batch, length]`` with -100 where nothing is predicted.
+    The token after a group is predicted from the group's last query. Logits are computed at supervised positions only.
+    """
+    targets = labels[:, 1:]
+    supervised = targets != IGNORED
+    count = supervised.sum()
+    logits = model.logits(hidden[:, :-1][supervised])
+    return nn.functional.cross_entropy(logits.float(), targets[supervised], reduction="sum"), count

@@ -1,0 +1,190 @@
+"""Byte-level BPE of the MLLM: ordinary text and special tokens never mix.
+
+What a person types is encoded by ``encode_text``, which knows no special token: a typed "[DET]" stays five
+characters. Special tokens enter a sequence only by their ids.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+PAD = "<pad>"
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+OBSERVE = "<|observe|>"
+IMAGE_START = "<img>"
+IMAGE_END = "</img>"
+IMAGE_CONTEXT = "<IMG_CONTEXT>"
+PHRASE_START = "<ref>"
+PHRASE_END = "</ref>"
+LINK = "<link>"
+
+CONTROL_TOKENS = (
+    PAD,
+    IM_START,
+    IM_END,
+    OBSERVE,
+    IMAGE_START,
+    IMAGE_END,
+    IMAGE_CONTEXT,
+    PHRASE_START,
+    PHRASE_END,
+    LINK,
+)
+
+DEFAULT_ROUTES: Mapping[str, int] = {"[DET]": 4}
+
+# Spaces, digits and Han characters stand alone, so that a word has the same ids wherever it occurs ("dog" in a
+# question, after "<ref>", before a comma): a small model then copies a phrase token by token.
+_WORDS = r"\p{Han}|[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}|\n|[^\S\n]+|[^\s\p{L}\p{M}\p{N}]"
+
+
+class MllmTokenizer:
+    """Text and ids of one MLLM.
+
+    ``routes`` maps each routing token to the number of super-link queries behind it: ``{"[DET]": 4}``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, routes: Mapping[str, int] = DEFAULT_ROUTES) -> None:
+        """Wrap ``tokenizer``. Raises ValueError when it lacks a special token or is not byte-level."""
+        self._tokenizer = tokenizer
+        # Special tokens typed into a text are split like any other text.
+        self._tokenizer.encode_special_tokens = True
+        self.routes: dict[str, int] = dict(routes)
+        missing = [token for token in (*CONTROL_TOKENS, *self.routes) if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise ValueError(f"The tokenizer lacks the special tokens {', '.join(missing)}.")
+        self.pad_id = self._id(PAD)
+        self.im_start_id = self._id(IM_START)
+        self.im_end_id = self._id(IM_END)
+        self.observe_id = self._id(OBSERVE)
+        self.image_start_id = self._id(IMAGE_START)
+        self.image_end_id = self._id(IMAGE_END)
+        self.image_context_id = self._id(IMAGE_CONTEXT)
+        self.phrase_start_id = self._id(PHRASE_START)
+        self.phrase_end_id = self._id(PHRASE_END)
+        self.link_id = self._id(LINK)
+        self.route_ids: dict[str, int] = {route: self._id(route) for route in self.routes}
+        self.route_of_id: dict[int, str] = {token_id: route for route, token_id in self.route_ids.items()}
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids: frozenset[int] = frozenset(
+            {token_id for token_id, token in added.items() if token.special}
+            | {self._id(token) for token in (*CONTROL_TOKENS, *self.routes)}
+        )
+        self._bytes_of_id = self._token_bytes()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, routes: Mapping[str, int] = DEFAULT_ROUTES) -> MllmTokenizer:
+        """Learn a vocabulary of at most ``vocab_size`` tokens, the 256 bytes and the special ones included."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=_added_tokens((*CONTROL_TOKENS, *routes)),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer, routes)
+
+    @classmethod
+    def load(cls, file: Path, routes: Mapping[str, int] = DEFAULT_ROUTES) -> MllmTokenizer:
+        """Read a ``tokenizer.json``. Raises FileNotFoundError, or ValueError when special tokens are missing."""
+        if not file.is_file():
+            raise FileNotFoundError(f"No tokenizer at {file}.")
+        return cls(Tokenizer.from_file(str(file)), routes)
+
+    @classmethod
+    def extend(cls, file: Path, routes: Mapping[str, int] = DEFAULT_ROUTES) -> MllmTokenizer:
+        """Read the ``tokenizer.json`` of a public checkpoint and append the special tokens that it lacks."""
+        tokenizer = Tokenizer.from_file(str(file))
+        lacking = [token for token in (*CONTROL_TOKENS, *routes) if tokenizer.token_to_id(token) is None]
+        tokenizer.add_special_tokens(_added_tokens(lacking))
+        return cls(tokenizer, routes)
+
+    def save(self, file: Path) -> None:
+        """Write ``tokenizer.json``."""
+        self._tokenizer.save(str(file))
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of ``text``; none of them is a special token, whatever the text says."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def queries(self, route: str) -> int:
+        """Super-link queries behind the routing token ``route``. Raises KeyError for an unknown one."""
+        return self.routes[route]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that a token stands for; empty for special tokens."""
+        return self._bytes_of_id[token_id] if token_id < len(self._bytes_of_id) else b""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The visible text of ``ids``: special tokens vanish, broken UTF-8 becomes U+FFFD."""
+        return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
+
+    def name(self, token_id: int) -> str:
+        """The token as the vocabulary spells it; for tests and logs."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
+    def _id(self, token: str) -> int:
+        token_id: int = self._tokenizer.token_to_id(token)
+        return token_id
+
+    def _token_bytes(self) -> list[bytes]:
+        byte_of_character = _byte_of_character()
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        table = [b""] * (max(vocabulary.values()) + 1)
+        for token, token_id in vocabulary.items():
+            if token_id in self.special_ids:
+                continue
+            if all(character in byte_of_character for character in token):
+                table[token_id] = bytes(byte_of_character[character] for character in token)
+            else:
+                # An added token that is not special is spelt as plain text.
+                table[token_id] = token.encode("utf-8")
+        return table
+
+
+class TextStream:
+    """Turns ids into text one at a time and never emits half a character."""
+
+    def __init__(self, tokenizer: MllmTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that ``token_id`` completes; empty while a multi-byte character is open."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for an unfinished character, else nothing."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+def _added_tokens(tokens: Iterable[str]) -> list[AddedToken]:
+    return [AddedToken(token, special=True, normalized=False) for token in tokens]
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The inverse of byte-level BPE's spelling: printable Latin-1 bytes are themselves, the rest follow from U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in printable}
+    hidden = (byte for byte in range(256) if byte not in set(printable))
+    table.update({chr(0x100 + position): byte for position, byte in enumerate(hidden)})
+    return table

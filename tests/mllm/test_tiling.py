@@ -1,0 +1,98 @@
+"""The published matching rule of dynamic tiling, cell by cell, and what tiles look like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from services.mllm.tiling import IMAGENET_MEAN, IMAGENET_STD, choose_grid, cut_tiles, share_tiles
+
+# width, height, then (columns, rows, tiles with thumbnail, image tokens at 256 a tile) for at most 6, 12 and 40 tiles.
+VECTORS = [
+    (224, 224, (1, 1, 1, 256), (1, 1, 1, 256), (1, 1, 1, 256)),
+    (448, 448, (1, 1, 1, 256), (1, 1, 1, 256), (1, 1, 1, 256)),
+    (500, 500, (1, 1, 1, 256), (1, 1, 1, 256), (1, 1, 1, 256)),
+    (633, 633, (1, 1, 1, 256), (1, 1, 1, 256), (1, 1, 1, 256)),
+    (634, 634, (2, 2, 5, 1280), (2, 2, 5, 1280), (2, 2, 5, 1280)),
+    (640, 640, (2, 2, 5, 1280), (2, 2, 5, 1280), (2, 2, 5, 1280)),
+    (896, 896, (2, 2, 5, 1280), (2, 2, 5, 1280), (2, 2, 5, 1280)),
+    (950, 950, (2, 2, 5, 1280), (2, 2, 5, 1280), (2, 2, 5, 1280)),
+    (951, 951, (2, 2, 5, 1280), (3, 3, 10, 2560), (3, 3, 10, 2560)),
+    (1024, 1024, (2, 2, 5, 1280), (3, 3, 10, 2560), (3, 3, 10, 2560)),
+    (2048, 2048, (2, 2, 5, 1280), (3, 3, 10, 2560), (6, 6, 37, 9472)),
+    (3000, 3000, (2, 2, 5, 1280), (3, 3, 10, 2560), (6, 6, 37, 9472)),
+    (40, 30, (3, 2, 7, 1792), (4, 3, 13, 3328), (4, 3, 13, 3328)),
+    (640, 480, (3, 2, 7, 1792), (4, 3, 13, 3328), (4, 3, 13, 3328)),
+    (480, 640, (2, 3, 7, 1792), (3, 4, 13, 3328), (3, 4, 13, 3328)),
+    (1024, 768, (3, 2, 7, 1792), (4, 3, 13, 3328), (4, 3, 13, 3328)),
+    (3024, 4032, (2, 3, 7, 1792), (3, 4, 13, 3328), (3, 4, 13, 3328)),
+    (800, 1300, (2, 3, 7, 1792), (2, 3, 7, 1792), (5, 8, 41, 10496)),
+    (1280, 720, (2, 1, 3, 768), (4, 2, 9, 2304), (7, 4, 29, 7424)),
+    (1920, 1080, (2, 1, 3, 768), (4, 2, 9, 2304), (7, 4, 29, 7424)),
+    (1080, 1920, (1, 2, 3, 768), (2, 4, 9, 2304), (4, 7, 29, 7424)),
+    (3840, 2160, (2, 1, 3, 768), (4, 2, 9, 2304), (7, 4, 29, 7424)),
+    (4096, 2160, (2, 1, 3, 768), (4, 2, 9, 2304), (8, 4, 33, 8448)),
+    (896, 448, (2, 1, 3, 768), (2, 1, 3, 768), (2, 1, 3, 768)),
+    (1344, 896, (3, 2, 7, 1792), (3, 2, 7, 1792), (3, 2, 7, 1792)),
+    (2688, 896, (3, 1, 4, 1024), (6, 2, 13, 3328), (6, 2, 13, 3328)),
+    (1654, 2339, (2, 3, 7, 1792), (2, 3, 7, 1792), (5, 7, 36, 9216)),
+    (2480, 3508, (2, 3, 7, 1792), (2, 3, 7, 1792), (5, 7, 36, 9216)),
+    (1700, 2200, (2, 3, 7, 1792), (3, 4, 13, 3328), (3, 4, 13, 3328)),
+    (1000, 300, (3, 1, 4, 1024), (3, 1, 4, 1024), (10, 3, 31, 7936)),
+    (300, 1000, (1, 3, 4, 1024), (1, 3, 4, 1024), (3, 10, 31, 7936)),
+    (1500, 500, (3, 1, 4, 1024), (3, 1, 4, 1024), (3, 1, 4, 1024)),
+    (2000, 100, (6, 1, 7, 1792), (12, 1, 13, 3328), (20, 1, 21, 5376)),
+    (100, 2000, (1, 6, 7, 1792), (1, 12, 13, 3328), (1, 20, 21, 5376)),
+    (560, 448, (1, 1, 1, 256), (4, 3, 13, 3328), (5, 4, 21, 5376)),
+    (427, 640, (2, 3, 7, 1792), (2, 3, 7, 1792), (2, 3, 7, 1792)),
+    (1280, 960, (3, 2, 7, 1792), (4, 3, 13, 3328), (4, 3, 13, 3328)),
+    (1600, 900, (2, 1, 3, 768), (4, 2, 9, 2304), (7, 4, 29, 7424)),
+    (4000, 1000, (4, 1, 5, 1280), (4, 1, 5, 1280), (12, 3, 37, 9472)),
+    (1600, 1200, (3, 2, 7, 1792), (4, 3, 13, 3328), (4, 3, 13, 3328)),
+    (512, 512, (1, 1, 1, 256), (1, 1, 1, 256), (1, 1, 1, 256)),
+    (336, 336, (1, 1, 1, 256), (1, 1, 1, 256), (1, 1, 1, 256)),
+]
+
+
+@pytest.mark.parametrize(("column", "max_tiles"), [(2, 6), (3, 12), (4, 40)])
+def test_every_published_grid_is_chosen(column: int, max_tiles: int) -> None:
+    for vector in VECTORS:
+        columns, rows, tiles, tokens = vector[column]
+        grid = choose_grid(vector[0], vector[1], max_tiles, 448)
+        assert (grid.columns, grid.rows, grid.tiles, grid.tiles * 256) == (columns, rows, tiles, tokens), vector[:2]
+
+
+@pytest.mark.parametrize(("side", "cells"), [(633, 1), (634, 4), (950, 4), (951, 9), (1267, 9), (1268, 16), (1584, 25)])
+def test_a_square_takes_more_tiles_once_it_fills_half_of_them(side: int, cells: int) -> None:
+    grid = choose_grid(side, side, 40, 448)
+    assert grid.columns * grid.rows == cells
+
+
+def test_one_tile_means_no_thumbnail() -> None:
+    tiles = cut_tiles(Image.new("RGB", (640, 480)), max_tiles=1, tile_size=160)
+    assert tiles.shape == (1, 3, 160, 160)
+
+
+def test_tiles_run_row_by_row_and_the_thumbnail_is_last() -> None:
+    pixels = np.zeros((64, 96, 3), dtype=np.uint8)
+    for row in range(2):
+        for column in range(3):
+            pixels[row * 32 : (row + 1) * 32, column * 32 : (column + 1) * 32] = 40 * (row * 3 + column)
+    tiles = cut_tiles(Image.fromarray(pixels), max_tiles=6, tile_size=32)
+    assert tiles.shape == (7, 3, 32, 32)
+    centres = tiles[:6, 0, 16, 16] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
+    torch.testing.assert_close(centres * 255, torch.arange(6) * 40.0, atol=0.5, rtol=0)
+    assert tiles[6].std() > tiles[0].std()
+
+
+def test_pixels_are_normalised_by_imagenet() -> None:
+    tiles = cut_tiles(Image.new("RGB", (32, 32), (255, 0, 128)), max_tiles=1, tile_size=32)
+    colour = torch.tensor([255.0, 0.0, 128.0]) / 255
+    expected = (colour - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(tiles[0, :, 5, 7], expected)
+
+
+def test_images_share_one_budget_of_tiles() -> None:
+    assert [share_tiles(12, images) for images in (1, 2, 5, 40)] == [12, 6, 2, 1]
