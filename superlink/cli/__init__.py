@@ -1,0 +1,1 @@
+"""The ``superlink`` command."""

@@ -1,0 +1,73 @@
+"""A profile is checked key by key, and a wrong one is answered with what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from superlink.configuration import ConfigurationError
+from superlink.profile import find_profile, load_profile, weights_folder
+
+TINY = """
+name: tiny
+mllm: {address: "127.0.0.1:50051", weights: weights/tiny/mllm}
+decoders:
+  detection: {address: "127.0.0.1:50052", weights: weights/tiny/detection}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "profile.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_the_shipped_profile_loads() -> None:
+    profile = load_profile(find_profile("tiny"))
+    assert profile.name == "tiny"
+    assert "detection" in profile.decoders
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    file = written(tmp_path, TINY + "gateway: {prot: 9000}\n")
+    with pytest.raises(ConfigurationError, match=r"unknown key 'gateway\.prot'.*Did you mean 'port'"):
+        load_profile(file)
+
+
+def test_an_unknown_key_of_a_decoder_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    file = written(tmp_path, TINY.replace("detection: {address", "detection: {adress"))
+    with pytest.raises(ConfigurationError, match=r"Did you mean 'address'"):
+        load_profile(file)
+
+
+def test_a_wrong_value_is_named_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"gateway\.port"):
+        load_profile(written(tmp_path, TINY), {"gateway.port": 70000})
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="missing key 'mllm'"):
+        load_profile(written(tmp_path, "name: tiny\ndecoders: {}\n"))
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"profile\.yaml: is not valid YAML"):
+        load_profile(written(tmp_path, "name: [tiny"))
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"No profile 'tinny'.*tiny"):
+        find_profile("tinny")
+
+
+def test_relative_weights_lie_in_the_superlink_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERLINK_HOME", str(tmp_path))
+    profile = load_profile(written(tmp_path, TINY))
+    assert weights_folder(profile.mllm) == tmp_path / "weights" / "tiny" / "mllm"
+
+
+def test_overrides_replace_values_of_the_file(tmp_path: Path) -> None:
+    profile = load_profile(written(tmp_path, TINY), {"gateway.port": 9000, "decoders.detection.threads": 1})
+    assert profile.gateway.port == 9000
+    assert profile.decoders["detection"].threads == 1
