@@ -1,0 +1,1 @@
+"""The answer engine: consumes the MLLM stream, forms tool calls, calls decoders, merges results."""

@@ -1,0 +1,183 @@
+"""What the workers say of themselves: routes, adapter versions, readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import grpc
+
+from orchestrator.workers import Decoder, Mllm
+from superlink.errors import SuperlinkError
+from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
+
+# A worker that does not describe itself within this time counts as not ready.
+DESCRIBE_TIMEOUT_S = 1.0
+# Descriptions younger than this are not asked for again.
+FRESH_FOR_S = 0.5
+
+
+@dataclass(frozen=True)
+class ToolRoute:
+    """Where the groups of one routing token go."""
+
+    token: str
+    decoder: str
+    # That of the MLLM's projection head; the decoder refuses another one than its own.
+    adapter_version: str
+    input_mode: decoder_pb2.InputMode.ValueType
+    # Groups that one call may hold; 0 when the decoder sets no limit.
+    max_groups: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The last known descriptions; a worker that is away keeps the one it gave last."""
+
+    mllm: mllm_pb2.DescribeMllmResponse | None = None
+    decoders: Mapping[str, decoder_pb2.DescribeResponse] = field(default_factory=dict)
+    services: tuple[orchestrator_pb2.ServiceState, ...] = ()
+    routes: Mapping[str, ToolRoute] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every worker has described itself at least once."""
+        return self.mllm is not None and len(self.decoders) == len(self.services) - 1
+
+    def route_to(self, decoder: str) -> ToolRoute:
+        """The first route of ``decoder``. Raises SuperlinkError when nothing leads there."""
+        for route in self.routes.values():
+            if route.decoder == decoder:
+                return route
+        for service in self.services:
+            if service.name in ("mllm", decoder) and not service.ready:
+                raise SuperlinkError(
+                    "unavailable",
+                    f"The {service.name} service is not ready: {service.reason}",
+                    status=grpc.StatusCode.UNAVAILABLE,
+                    service=service.name,
+                )
+        raise SuperlinkError(
+            "unknown_tool",
+            f"No {decoder} tool is deployed. Name its worker under 'decoders' in the profile.",
+            status=grpc.StatusCode.UNIMPLEMENTED,
+            service="orchestrator",
+        )
+
+
+class Catalogue:
+    """Asks the workers to describe themselves, and remembers what they said.
+
+    Requests never wait for a description that is known: it is renewed behind them.
+    """
+
+    def __init__(self, mllm: Mllm, decoders: Mapping[str, Decoder]) -> None:
+        """``decoders`` by their names in the profile."""
+        self._mllm = mllm
+        self._decoders = decoders
+        self._snapshot = Snapshot()
+        self._refreshed_at = -FRESH_FOR_S
+        self._refresh: asyncio.Task[None] | None = None
+
+    async def known(self) -> Snapshot:
+        """The last known descriptions; waits only until every worker has been heard or found to be away."""
+        if not self._is_fresh():
+            refresh = self._start_refresh()
+            if not self._snapshot.complete:
+                await asyncio.shield(refresh)
+        return self._snapshot
+
+    async def current(self) -> Snapshot:
+        """Descriptions and readiness that are at most ``FRESH_FOR_S`` old."""
+        if not self._is_fresh():
+            await asyncio.shield(self._start_refresh())
+        return self._snapshot
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.gather(self._refresh, return_exceptions=True)
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._refreshed_at < FRESH_FOR_S
+
+    def _start_refresh(self) -> asyncio.Task[None]:
+        if self._refresh is None or self._refresh.done():
+            self._refresh = asyncio.create_task(self._ask_everyone())
+        return self._refresh
+
+    async def _ask_everyone(self) -> None:
+        mllm, *decoders = await asyncio.gather(
+            _attempt(self._mllm), *(_attempt(decoder) for decoder in self._decoders.values())
+        )
+        known_mllm = mllm if isinstance(mllm, mllm_pb2.DescribeMllmResponse) else self._snapshot.mllm
+        known_decoders = dict(self._snapshot.decoders)
+        services = [_state("mllm", mllm)]
+        for name, answer in zip(self._decoders, decoders, strict=True):
+            if isinstance(answer, decoder_pb2.DescribeResponse):
+                known_decoders[name] = answer
+            services.append(_state(name, answer))
+        routes = _routes(known_mllm, known_decoders, frozenset(self._decoders))
+        services = [_with_adapter_check(state, routes, known_decoders) for state in services]
+        self._snapshot = Snapshot(known_mllm, known_decoders, tuple(services), routes)
+        self._refreshed_at = time.monotonic()
+
+
+Description = mllm_pb2.DescribeMllmResponse | decoder_pb2.DescribeResponse
+
+
+async def _attempt(worker: Mllm | Decoder) -> Description | SuperlinkError:
+    try:
+        return await worker.describe(DESCRIBE_TIMEOUT_S)
+    except SuperlinkError as error:
+        return error
+
+
+def _state(name: str, answer: Description | SuperlinkError) -> orchestrator_pb2.ServiceState:
+    if isinstance(answer, SuperlinkError):
+        return orchestrator_pb2.ServiceState(name=name, ready=False, reason=answer.message)
+    return orchestrator_pb2.ServiceState(name=name, ready=True)
+
+
+def _routes(
+    mllm: mllm_pb2.DescribeMllmResponse | None,
+    decoders: Mapping[str, decoder_pb2.DescribeResponse],
+    deployed: frozenset[str],
+) -> dict[str, ToolRoute]:
+    """Routes by token: what the decoders say first, and the MLLM's word for decoders not heard of yet."""
+    written = {route.token: route for route in mllm.routes} if mllm is not None else {}
+    routes: dict[str, ToolRoute] = {}
+    for name, description in decoders.items():
+        modes = description.input_modes
+        text_only = len(modes) > 0 and decoder_pb2.INPUT_MODE_LINK not in modes
+        for token in description.routes:
+            adapter_version = written[token].adapter_version if token in written else ""
+            mode = decoder_pb2.INPUT_MODE_TEXT if text_only else decoder_pb2.INPUT_MODE_LINK
+            routes.setdefault(token, ToolRoute(token, name, adapter_version, mode, description.max_groups))
+    for token, route in written.items():
+        if token not in routes and route.decoder in deployed and route.decoder not in decoders:
+            routes[token] = ToolRoute(token, route.decoder, route.adapter_version, decoder_pb2.INPUT_MODE_LINK, 0)
+    return routes
+
+
+def _with_adapter_check(
+    state: orchestrator_pb2.ServiceState,
+    routes: Mapping[str, ToolRoute],
+    decoders: Mapping[str, decoder_pb2.DescribeResponse],
+) -> orchestrator_pb2.ServiceState:
+    """A decoder whose weights were trained with another MLLM would refuse every call: say so in its readiness."""
+    if not state.ready or state.name not in decoders:
+        return state
+    own = decoders[state.name].adapter_version
+    for route in routes.values():
+        linked = route.decoder == state.name and route.input_mode == decoder_pb2.INPUT_MODE_LINK
+        if linked and route.adapter_version and route.adapter_version != own:
+            reason = (
+                f"Its weights are for adapter version {own!r}, the MLLM's for {route.adapter_version!r}. "
+                "Deploy weights that were trained together."
+            )
+            return orchestrator_pb2.ServiceState(name=state.name, ready=False, reason=reason)
+    return state

@@ -1,0 +1,237 @@
+"""The answer engine: follows the MLLM's stream, calls tools beside it, merges what comes back.
+
+Pure logic: it sees the workers through the protocols of ``orchestrator.workers`` and knows no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+import grpc
+
+from orchestrator.catalogue import Catalogue
+from orchestrator.deadline import Deadline
+from orchestrator.metrics import Metrics
+from orchestrator.observations import observe
+from orchestrator.timings import Hop, TimingLedger
+from orchestrator.tool_calls import PendingCall, ToolCallFormer, ToolOutcome
+from orchestrator.transcript import Transcript
+from orchestrator.workers import Decoder, Mllm
+from superlink.errors import SuperlinkError, invalid_argument
+from superlink.profile import OrchestratorSettings
+from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2, types_pb2
+
+# Events that may wait for a slow client before the engine stops reading from the MLLM.
+EVENT_BACKLOG = 256
+
+
+class AnswerEngine:
+    """Answers conversations; holds no state between them."""
+
+    def __init__(
+        self,
+        mllm: Mllm,
+        decoders: Mapping[str, Decoder],
+        catalogue: Catalogue,
+        settings: OrchestratorSettings,
+        metrics: Metrics,
+    ) -> None:
+        """``decoders`` by their names in the profile."""
+        self.mllm = mllm
+        self.decoders = decoders
+        self.catalogue = catalogue
+        self.settings = settings
+        self.metrics = metrics
+
+    async def answer(
+        self, request: orchestrator_pb2.AnswerRequest, deadline: Deadline
+    ) -> AsyncGenerator[orchestrator_pb2.AnswerEvent, None]:
+        """The events of one answer in order; the last one is ``finish``.
+
+        Closing the iterator cancels every call that is under way. Raises SuperlinkError when the MLLM fails; a failing
+        decoder only makes a ``tool_failure``.
+        """
+        if not request.messages:
+            raise invalid_argument("empty_prompt", "The conversation is empty. Send at least one user message.")
+        answer = _Answer(self, request, deadline)
+        producer = asyncio.create_task(answer.run())
+        try:
+            while (event := await answer.events.get()) is not None:
+                yield event
+            await producer
+        finally:
+            producer.cancel()
+            await asyncio.gather(producer, return_exceptions=True)
+
+
+class _Answer:
+    """One answer in the making."""
+
+    def __init__(self, engine: AnswerEngine, request: orchestrator_pb2.AnswerRequest, deadline: Deadline) -> None:
+        self.events: asyncio.Queue[orchestrator_pb2.AnswerEvent | None] = asyncio.Queue(EVENT_BACKLOG)
+        self._engine = engine
+        self._request = request
+        self._deadline = deadline
+        self._ledger = TimingLedger()
+        self._usage = mllm_pb2.Usage()
+        self._image = latest_image(request)
+        asked = request.max_rounds if request.HasField("max_rounds") else engine.settings.max_rounds
+        self._max_rounds = min(asked, engine.settings.max_rounds)
+        self._tools: list[asyncio.Task[ToolOutcome]] = []
+
+    async def run(self) -> None:
+        """Produce the events; None marks the end, also of a failure. Nobody reads on after a cancellation."""
+        try:
+            await self._run()
+        finally:
+            for task in self._tools:
+                task.cancel()
+            await asyncio.gather(*self._tools, return_exceptions=True)
+            this_task = asyncio.current_task()
+            if this_task is None or not this_task.cancelling():
+                await self.events.put(None)
+
+    async def _run(self) -> None:
+        catalogue = await self._engine.catalogue.known()
+        former = ToolCallFormer(catalogue.routes)
+        messages = list(self._request.messages)
+        unfinished = messages.pop() if messages[-1].role == mllm_pb2.ROLE_ASSISTANT else None
+        transcript = Transcript(unfinished.parts if unfinished is not None else ())
+        conversation = list(self._request.messages)
+        rounds = 0
+        while True:
+            reason = await self._write_round(conversation, transcript, former)
+            outcomes = await asyncio.gather(*self._tools)
+            self._tools.clear()
+            if reason != mllm_pb2.FINISH_REASON_OBSERVE or rounds == self._max_rounds or not outcomes:
+                break
+            rounds += 1
+            observation = observe(outcomes, self._request.detection)
+            await self._emit(orchestrator_pb2.AnswerEvent(observation=observation))
+            conversation = [*messages, transcript.close_round(observation)]
+        self._engine.metrics.rounds.observe(rounds)
+        timings = self._ledger.timings()
+        self._engine.metrics.observe_timings(timings)
+        await self._emit(orchestrator_pb2.AnswerEvent(usage=self._usage))
+        await self._emit(orchestrator_pb2.AnswerEvent(finish=mllm_pb2.Finish(reason=reason, timings=timings)))
+
+    async def _write_round(
+        self, conversation: list[mllm_pb2.Message], transcript: Transcript, former: ToolCallFormer
+    ) -> mllm_pb2.FinishReason.ValueType:
+        """Follow one response of the MLLM, sending tool calls as they become complete; returns why it ended."""
+        generate = mllm_pb2.GenerateRequest(
+            request_id=self._request.request_id, messages=conversation, sampling=self._request.sampling
+        )
+        reason: mllm_pb2.FinishReason.ValueType | None = None
+        with self._ledger.hop("mllm") as hop:
+            async with aclosing(self._engine.mllm.generate(generate, self._deadline.for_hop())) as events:
+                async for event in events:
+                    hop.mark_event()
+                    match event.WhichOneof("event"):
+                        case "text_delta":
+                            shown = mllm_pb2.TextDelta(text=transcript.add_text(event.text_delta.text))
+                            await self._emit(orchestrator_pb2.AnswerEvent(text_delta=shown))
+                        case "link_group":
+                            for call in former.add(transcript.add_group(event.link_group)):
+                                await self._send(call)
+                        case "usage":
+                            self._usage.prompt_tokens += event.usage.prompt_tokens
+                            self._usage.image_tokens += event.usage.image_tokens
+                            self._usage.completion_tokens += event.usage.completion_tokens
+                        case "finish":
+                            reason = event.finish.reason
+                            hop.reported.extend(event.finish.timings)
+                            for call in former.flush():
+                                await self._send(call)
+        if reason is None:
+            raise SuperlinkError(
+                "incomplete_answer",
+                "The mllm service ended its answer without saying why.",
+                status=grpc.StatusCode.INTERNAL,
+                service="mllm",
+            )
+        return reason
+
+    async def _send(self, call: PendingCall) -> None:
+        """Announce a call and start it; its result is emitted when it arrives."""
+        await self._emit(orchestrator_pb2.AnswerEvent(tool_call=call.to_message()))
+        self._tools.append(asyncio.create_task(self._call_tool(call)))
+
+    async def _call_tool(self, call: PendingCall) -> ToolOutcome:
+        """Run one call to its end. A failure becomes an event, never an exception."""
+        try:
+            with self._ledger.hop(call.decoder or "unknown") as hop:
+                detections = await self._decode(call, hop)
+        except SuperlinkError as error:
+            error.request_id = error.request_id or self._request.request_id
+            failure = orchestrator_pb2.ToolFailure(id=call.id, error=error.to_message())
+            self._engine.metrics.tool_calls.labels(call.decoder or "unknown", error.code).inc()
+            await self._emit(orchestrator_pb2.AnswerEvent(tool_failure=failure))
+            return ToolOutcome(call, None)
+        result = orchestrator_pb2.ToolResult(id=call.id, detections=detections, timings=hop.timings())
+        self._engine.metrics.tool_calls.labels(call.decoder, "ok").inc()
+        await self._emit(orchestrator_pb2.AnswerEvent(tool_result=result))
+        return ToolOutcome(call, detections)
+
+    async def _decode(self, call: PendingCall, hop: Hop) -> types_pb2.Detections:
+        if call.route is None:
+            raise SuperlinkError(
+                "unknown_route",
+                f"The answer asks for {call.groups[0].route}, but no deployed tool serves it.",
+                status=grpc.StatusCode.UNIMPLEMENTED,
+                service="orchestrator",
+            )
+        if self._image is None:
+            raise SuperlinkError(
+                "no_image",
+                "The answer asks for a tool, but the conversation has no image. Send one.",
+                status=grpc.StatusCode.FAILED_PRECONDITION,
+                service="orchestrator",
+            )
+        request = decoder_pb2.DecodeRequest(
+            request_id=self._request.request_id,
+            image=self._image,
+            groups=call.groups,
+            adapter_version=call.route.adapter_version,
+            input_mode=call.route.input_mode,
+            detection=self._request.detection,
+        )
+        timeout_s = self._deadline.for_hop(self._engine.settings.tool_timeout_s)
+        detections: types_pb2.Detections | None = None
+        async with aclosing(self._engine.decoders[call.decoder].decode(request, timeout_s)) as events:
+            async for event in events:
+                hop.mark_event()
+                hop.reported.extend(event.timings)
+                match event.WhichOneof("event"):
+                    case "progress":
+                        progress = orchestrator_pb2.ToolProgress(id=call.id, progress=event.progress)
+                        await self._emit(orchestrator_pb2.AnswerEvent(tool_progress=progress))
+                    case "detections":
+                        detections = event.detections
+        return require_result(detections, call.decoder)
+
+    async def _emit(self, event: orchestrator_pb2.AnswerEvent) -> None:
+        await self.events.put(event)
+
+
+def latest_image(request: orchestrator_pb2.AnswerRequest) -> types_pb2.Image | None:
+    """The last image of the latest user message that has one: the image that tools look at."""
+    for message in reversed(request.messages):
+        images = [part.image for part in message.parts if part.HasField("image")]
+        if message.role == mllm_pb2.ROLE_USER and images:
+            return images[-1]
+    return None
+
+
+def require_result(detections: types_pb2.Detections | None, decoder: str) -> types_pb2.Detections:
+    """``detections``, or SuperlinkError ``no_result`` when the decoder's stream ended without any."""
+    if detections is None:
+        raise SuperlinkError(
+            "no_result",
+            f"The {decoder} service ended its stream without a result.",
+            status=grpc.StatusCode.INTERNAL,
+            service=decoder,
+        )
+    return detections

@@ -1,0 +1,68 @@
+"""The fast path: known phrases in, detections out, one prefill and one tool call."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from orchestrator.deadline import Deadline
+from orchestrator.engine import AnswerEngine, require_result
+from orchestrator.timings import TimingLedger
+from superlink.errors import SuperlinkError, invalid_argument
+from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2, types_pb2
+
+# The decoder that answers Orchestrator.Detect.
+DETECTION = "detection"
+
+
+async def detect(
+    engine: AnswerEngine, request: orchestrator_pb2.DetectRequest, deadline: Deadline
+) -> orchestrator_pb2.DetectResponse:
+    """Link the phrases, then decode. Raises SuperlinkError when the request is wrong or either worker fails."""
+    if not request.image.encoded:
+        raise invalid_argument("no_image", "The request has no image. Send one.")
+    if not any(phrase.strip() for phrase in request.phrases):
+        raise invalid_argument("empty_prompt", "The request names nothing to look for. Send at least one phrase.")
+    ledger = TimingLedger()
+    route = (await engine.catalogue.known()).route_to(DETECTION)
+    if route.max_groups and len(request.phrases) > route.max_groups:
+        raise invalid_argument(
+            "too_many_phrases",
+            f"The request names {len(request.phrases)} phrases; the {DETECTION} tool takes {route.max_groups} at once.",
+        )
+    linked = mllm_pb2.LinkResponse(
+        groups=[types_pb2.LinkGroup(route=route.token, phrase=phrase) for phrase in request.phrases]
+    )
+    if route.input_mode == decoder_pb2.INPUT_MODE_LINK:
+        with ledger.hop("mllm") as hop:
+            linked = await engine.mllm.link(
+                mllm_pb2.LinkRequest(
+                    request_id=request.request_id, route=route.token, phrases=request.phrases, image=request.image
+                ),
+                deadline.for_hop(),
+            )
+            hop.reported.extend(linked.timings)
+    decode = decoder_pb2.DecodeRequest(
+        request_id=request.request_id,
+        image=request.image,
+        groups=linked.groups,
+        adapter_version=route.adapter_version,
+        input_mode=route.input_mode,
+        detection=request.options,
+    )
+    detections: types_pb2.Detections | None = None
+    try:
+        with ledger.hop(route.decoder) as hop:
+            timeout_s = deadline.for_hop(engine.settings.tool_timeout_s)
+            async with aclosing(engine.decoders[route.decoder].decode(decode, timeout_s)) as events:
+                async for event in events:
+                    hop.reported.extend(event.timings)
+                    if event.HasField("detections"):
+                        detections = event.detections
+        detections = require_result(detections, route.decoder)
+    except SuperlinkError as error:
+        engine.metrics.tool_calls.labels(route.decoder, error.code).inc()
+        raise
+    engine.metrics.tool_calls.labels(route.decoder, "ok").inc()
+    timings = ledger.timings()
+    engine.metrics.observe_timings(timings)
+    return orchestrator_pb2.DetectResponse(detections=detections, usage=linked.usage, timings=timings)

@@ -1,0 +1,51 @@
+"""Observations: what the tools found, in the form in which the model reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.tool_calls import ToolOutcome
+from superlink.v1 import decoder_pb2, mllm_pb2, types_pb2
+
+# Scores are calibrated, so this is "more likely there than not". Used where the client asks for detections below the
+# decoder's own threshold: it wants to see them, but the model must not count them.
+PRESENT_SCORE = 0.5
+
+
+def observe(outcomes: Sequence[ToolOutcome], options: decoder_pb2.DetectionOptions) -> mllm_pb2.Observation:
+    """The outcomes of a round, one entry a group in the order in which the model wrote them."""
+    lowered = options.HasField("score_threshold") and options.score_threshold < PRESENT_SCORE
+    threshold = PRESENT_SCORE if lowered else 0.0
+    groups: list[mllm_pb2.ObservedGroup] = []
+    for outcome in outcomes:
+        for index, group in enumerate(outcome.call.groups):
+            observed = mllm_pb2.ObservedGroup(route=group.route, phrase=group.phrase)
+            if outcome.detections is None:
+                observed.failed = True
+            else:
+                observed.objects.extend(_objects(outcome.detections, index, threshold))
+            groups.append(observed)
+    return mllm_pb2.Observation(groups=groups)
+
+
+def _objects(detections: types_pb2.Detections, group: int, threshold: float) -> list[mllm_pb2.ObservedObject]:
+    if any(presence.group == group and not presence.found for presence in detections.presence):
+        return []
+    present = [entry for entry in detections.detections if entry.group == group and entry.score >= threshold]
+    present.sort(key=lambda entry: entry.score, reverse=True)
+    width, height = detections.image_width, detections.image_height
+    return [
+        mllm_pb2.ObservedObject(
+            x1=thousandths(entry.box.x1, width),
+            y1=thousandths(entry.box.y1, height),
+            x2=thousandths(entry.box.x2, width),
+            y2=thousandths(entry.box.y2, height),
+            score=entry.score,
+        )
+        for entry in present
+    ]
+
+
+def thousandths(coordinate: float, side: int) -> int:
+    """A pixel coordinate as thousandths of ``side``, clipped to 0..1000."""
+    return min(1000, max(0, round(coordinate / max(1, side) * 1000)))

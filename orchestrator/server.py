@@ -1,0 +1,74 @@
+"""The orchestrator process: channels to the workers, the gRPC server, metrics, and an orderly end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import prometheus_client
+
+from orchestrator.catalogue import Catalogue
+from orchestrator.engine import AnswerEngine
+from orchestrator.metrics import Metrics
+from orchestrator.service import OrchestratorService
+from orchestrator.workers import DecoderClient, MllmClient
+from superlink.channels import open_channel
+from superlink.configuration import ConfigurationError
+from superlink.profile import Profile
+from superlink.serving import GrpcServer
+from superlink.v1 import orchestrator_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def running_orchestrator(profile: Profile) -> AsyncIterator[GrpcServer]:
+    """The orchestrator of ``profile``, listening and ready; leaving stops it at once.
+
+    It is ready as soon as it listens: which workers are, ``Describe`` says. Raises ConfigurationError when a port is
+    in use.
+    """
+    settings = profile.orchestrator
+    async with AsyncExitStack() as stack:
+        mllm = MllmClient(await stack.enter_async_context(open_channel(profile.mllm.address)))
+        decoders = {
+            name: DecoderClient(name, await stack.enter_async_context(open_channel(worker.address)))
+            for name, worker in profile.decoders.items()
+        }
+        catalogue = Catalogue(mllm, decoders)
+        stack.push_async_callback(catalogue.close)
+        metrics = Metrics()
+        engine = AnswerEngine(mllm, decoders, catalogue, settings, metrics)
+        service = OrchestratorService(engine, catalogue, metrics, profile.gateway.request_timeout_s)
+        server = GrpcServer("orchestrator", settings.address, drain_timeout_s=settings.drain_timeout_s)
+        server.add(orchestrator_pb2_grpc.add_OrchestratorServicer_to_server, service, "superlink.v1.Orchestrator")
+        if settings.metrics_port:
+            _serve_metrics(settings.metrics_port, metrics, stack)
+        await server.start()
+        await server.set_ready(True)
+        logger.info("ready", extra={"address": server.address, "profile": profile.name})
+        try:
+            yield server
+        finally:
+            await server.stop()
+            logger.info("stopped")
+
+
+async def serve(profile: Profile) -> None:
+    """Run until SIGTERM or SIGINT, then drain."""
+    async with running_orchestrator(profile) as server:
+        await server.run_until_signalled()
+
+
+def _serve_metrics(port: int, metrics: Metrics, stack: AsyncExitStack) -> None:
+    try:
+        http_server, thread = prometheus_client.start_http_server(port, "127.0.0.1", metrics.registry)
+    except OSError as error:
+        raise ConfigurationError(
+            f"orchestrator.metrics_port: cannot serve metrics on port {port} ({error.strerror}). Choose another port "
+            "in the profile, or 0 for none."
+        ) from error
+    stack.callback(thread.join)
+    stack.callback(http_server.server_close)
+    stack.callback(http_server.shutdown)
