@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -89,7 +89,8 @@ class GrpcServer:
         await self._server.start()
 
     async def set_ready(self, ready: bool) -> None:
-        """Set the health of the server and of each of its services."""
+        """Set the health of the server and of each of its services. Calls are refused until the first True."""
+        self._guard.accepting = ready
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._names:
             await self._health.set(name, status)
@@ -105,8 +106,11 @@ class GrpcServer:
         await stopping
         return finished
 
-    async def run_until_signalled(self) -> bool:
-        """Wait for SIGTERM or SIGINT and drain; a second signal cuts the drain short. Returns drain's answer."""
+    async def run_until_signalled(self, on_drain: Callable[[], None] | None = None) -> bool:
+        """Wait for SIGTERM or SIGINT and drain; a second signal cuts the drain short. Returns drain's answer.
+
+        ``on_drain`` is called when the first signal arrives.
+        """
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
         impatient = asyncio.Event()
@@ -120,6 +124,8 @@ class GrpcServer:
         try:
             await asked.wait()
             logger.info("draining", extra={"calls_in_flight": self.calls_in_flight})
+            if on_drain is not None:
+                on_drain()
             draining = asyncio.create_task(self.drain())
             hurry = asyncio.create_task(impatient.wait())
             await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -152,6 +158,7 @@ class CallGuard(_Interceptor):
         self._idle = asyncio.Event()
         self._idle.set()
         self.calls_in_flight = 0
+        self.accepting = False
 
     async def wait_until_idle(self, timeout_s: float) -> bool:
         """True as soon as no call is in flight; False if that took longer than ``timeout_s``."""
@@ -180,7 +187,7 @@ class CallGuard(_Interceptor):
         )
 
     @contextlib.contextmanager
-    def _counted(self) -> Any:
+    def _counted(self) -> Iterator[None]:
         self.calls_in_flight += 1
         self._idle.clear()
         try:
@@ -194,6 +201,7 @@ class CallGuard(_Interceptor):
         async def guarded(request: Any, context: Context) -> Any:
             with self._counted():
                 try:
+                    self._check_accepting()
                     return await method(request, context)
                 except Exception as error:
                     await self._abort(request, context, error)
@@ -206,6 +214,7 @@ class CallGuard(_Interceptor):
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
             with self._counted():
                 try:
+                    self._check_accepting()
                     async with contextlib.aclosing(method(request, context)) as events:  # type: ignore[type-var]
                         async for event in events:
                             yield event
@@ -213,6 +222,15 @@ class CallGuard(_Interceptor):
                     await self._abort(request, context, error)
 
         return guarded
+
+    def _check_accepting(self) -> None:
+        if not self.accepting:
+            raise SuperlinkError(
+                "not_ready",
+                f"The {self._service} service is still starting.",
+                status=grpc.StatusCode.UNAVAILABLE,
+                retry_after_ms=500,
+            )
 
     async def _abort(self, request: Any, context: Context, error: Exception) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):

@@ -59,7 +59,7 @@ class Decoder(nn.Module, ABC, Generic[Outputs, Targets, Options, Result]):
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Image features ``(level, ...)``, each ``[batch, channels, height, width]``, that do not depend on the links."""
+        """Image features by level, each ``[batch, channels, height, width]``, that do not depend on the links."""
 
     @abstractmethod
     def forward(self, features: tuple[Tensor, ...], links: Tensor, link_mask: Tensor) -> Outputs:
@@ -75,7 +75,11 @@ class Decoder(nn.Module, ABC, Generic[Outputs, Targets, Options, Result]):
 
     @abstractmethod
     def decode(
-        self, outputs: Outputs, sizes: Sequence[tuple[int, int]], group_counts: Sequence[int], options: Sequence[Options]
+        self,
+        outputs: Outputs,
+        sizes: Sequence[tuple[int, int]],
+        group_counts: Sequence[int],
+        options: Sequence[Options],
     ) -> list[Result]:
         """One result an image, in pixels of the upright originals of ``sizes`` (height, width)."""
 
