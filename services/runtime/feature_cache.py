@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -13,10 +12,9 @@ Features = TypeVar("Features")
 class FeatureCache(Generic[Features]):
     """Least recently used goes first. Safe to use from several threads."""
 
-    def __init__(self, entries: int, on_lookup: Callable[[bool], None] | None = None) -> None:
-        """``entries`` 0 keeps nothing; ``on_lookup`` is told of each hit (True) and miss (False)."""
+    def __init__(self, entries: int) -> None:
+        """``entries`` 0 keeps nothing."""
         self._entries = entries
-        self._on_lookup = on_lookup
         self._kept: OrderedDict[str, Features] = OrderedDict()
         self._lock = Lock()
 
@@ -24,14 +22,12 @@ class FeatureCache(Generic[Features]):
         return len(self._kept)
 
     def find(self, digest: str) -> Features | None:
-        """What is kept under ``digest``; counts as a lookup."""
+        """What is kept under ``digest``, which is then the most recently used."""
         with self._lock:
             found = self._kept.get(digest)
             if found is not None:
                 self._kept.move_to_end(digest)
-        if self._on_lookup is not None:
-            self._on_lookup(found is not None)
-        return found
+            return found
 
     def keep(self, digest: str, features: Features) -> None:
         """Keep ``features`` and drop the least recently used beyond the limit."""

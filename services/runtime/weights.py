@@ -83,6 +83,8 @@ def save_weights(module: nn.Module, folder: Path, config: Section) -> None:
     weights, text = folder / f".{WEIGHTS_FILE}", folder / f".{CONFIG_FILE}"
     save_model(module, str(weights))
     text.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    # Written readable by its owner alone, which a container under another user could not load.
+    weights.chmod(0o644)
     weights.replace(folder / WEIGHTS_FILE)
     text.replace(folder / CONFIG_FILE)
 

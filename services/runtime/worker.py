@@ -86,6 +86,9 @@ def run_worker(
     except ConfigurationError as error:
         sys.stderr.write(f"superlink {service}: {error}\n")
         return EXIT_CONFIGURATION
+    except KeyboardInterrupt:
+        # Before the worker was ready; afterwards the signal drains it.
+        return EXIT_INTERRUPTED_REQUESTS
 
 
 async def _live(service: str, make: WorkerFactory, profile: Profile, settings: WorkerSettings, setting: str) -> int:

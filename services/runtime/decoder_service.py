@@ -1,0 +1,267 @@
+"""The worker of any decoder: ``superlink.v1.Decoder`` over the contract of ``services.runtime.decoder``.
+
+A room adds three things: how its weights load, what its options are, and how its result looks as a message.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import grpc
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.runtime.batcher import Batcher, Completed
+from services.runtime.decoder import Decoder, Options, PreparedImage, Result, pad_links
+from services.runtime.feature_cache import FeatureCache
+from services.runtime.images import ImageExecutor, decode_image, image_digest
+from services.runtime.metrics import WorkerMetrics
+from services.runtime.model_thread import ModelThread
+from services.runtime.tensors import tensor_from_message
+from services.runtime.worker import Worker
+from superlink.channels import request_id_of
+from superlink.errors import SuperlinkError, invalid_argument
+from superlink.logs import current_request_id
+from superlink.profile import Profile, WorkerSettings, weights_folder
+from superlink.serving import Context, GrpcServer, deadline_of
+from superlink.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
+
+# Side of the blank square image that warms the model up.
+_WARM_UP_SIDE = 256
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image's features, as kept in the cache."""
+
+    # By level, each [1, channels, height, width].
+    features: tuple[Tensor, ...]
+    # Height and width of the upright original in pixels.
+    original_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DecodeJob(Generic[Options]):
+    """One request as the model thread gets it: everything validated, nothing left to parse."""
+
+    digest: str
+    # Already encoded, or still to be.
+    image: EncodedImage | PreparedImage
+    # [groups, link_width] float32.
+    links: Tensor
+    options: Options
+
+    @property
+    def size_bytes(self) -> int:
+        """What the job adds to a batch."""
+        pixels = self.image.pixels.nbytes if isinstance(self.image, PreparedImage) else 0
+        return pixels + self.links.nbytes
+
+
+class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, Result]):
+    """Validates requests, batches them through one decoder and streams the results back."""
+
+    def __init__(self, profile: Profile, settings: WorkerSettings, metrics: WorkerMetrics) -> None:
+        self._limits = profile.images
+        self._settings = settings
+        self._metrics = metrics
+        self._images = ImageExecutor(profile.images)
+        self._thread = ModelThread(settings.threads)
+        self._cache: FeatureCache[EncodedImage] = FeatureCache(settings.feature_cache_entries)
+        self._batcher: Batcher[DecodeJob[Options], Result] = Batcher(
+            self._compute, self._thread, settings.batch, metrics
+        )
+        self._decoder: Decoder[Any, Any, Options, Result]
+
+    @abstractmethod
+    def load(self, folder: Path) -> Decoder[Any, Any, Options, Result]:
+        """The decoder in evaluation mode. Raises WeightsError."""
+
+    @abstractmethod
+    def read_options(self, request: decoder_pb2.DecodeRequest | None) -> Options:
+        """The options of a request, or the defaults for None. Raises SuperlinkError for values out of range."""
+
+    @abstractmethod
+    def write_result(self, result: Result, size: tuple[int, int]) -> decoder_pb2.DecodeEvent:
+        """The last event of an answer about an image of ``size`` (height, width), without timings."""
+
+    def register(self, server: GrpcServer) -> None:
+        """Add ``superlink.v1.Decoder``."""
+        server.add(decoder_pb2_grpc.add_DecoderServicer_to_server, self, "superlink.v1.Decoder")
+
+    async def start(self) -> None:
+        """Load the weights and run the smallest and the largest batch once."""
+        self._decoder = await self._thread.run(self.load, weights_folder(self._settings))
+        await self._thread.run(self._warm_up)
+        self._batcher.start()
+
+    def drain(self) -> None:
+        """Start each batch at once."""
+        self._batcher.drain()
+
+    async def close(self) -> None:
+        """Stop the batcher and the threads."""
+        await self._batcher.close()
+        self._images.close()
+        self._thread.close()
+
+    async def Describe(  # noqa: N802 - the contract's name
+        self,
+        request: decoder_pb2.DescribeRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> decoder_pb2.DescribeResponse:
+        """What this decoder answers, in which width, and its limits."""
+        spec = self._decoder.spec
+        return decoder_pb2.DescribeResponse(
+            name=spec.name,
+            version=spec.version,
+            routes=spec.routes,
+            link_width=spec.link_width,
+            queries_per_group=spec.queries_per_group,
+            adapter_version=spec.adapter_version,
+            input_modes=[decoder_pb2.INPUT_MODE_LINK],
+            max_groups=spec.max_groups,
+            max_image_bytes=self._limits.max_image_bytes,
+            max_image_pixels=self._limits.max_image_pixels,
+        )
+
+    async def Decode(  # noqa: N802 - the contract's name
+        self, request: decoder_pb2.DecodeRequest, context: Context
+    ) -> AsyncIterator[decoder_pb2.DecodeEvent]:
+        """Answer one request; the last event carries the result and where the time went."""
+        arrived = time.monotonic()
+        current_request_id.set(request_id_of(context, request.request_id))
+        links = self._read_links(request)
+        options = self.read_options(request)
+        with self._batcher.admission():
+            digest, image = await self._images.run(self._prepare, request.image)
+            prepared = time.monotonic()
+            self._metrics.observe_prepare(prepared - arrived)
+            job = DecodeJob(digest, image, links, options)
+            completed = await self._batcher.submit(job, size_bytes=job.size_bytes, deadline=deadline_of(context))
+        event = self.write_result(completed.response, image.original_size)
+        event.timings.extend(self._timings(arrived, prepared - arrived, completed))
+        yield event
+
+    def _read_links(self, request: decoder_pb2.DecodeRequest) -> Tensor:
+        """The validated link embeddings ``[groups, link_width]``."""
+        spec = self._decoder.spec
+        if request.input_mode == decoder_pb2.INPUT_MODE_TEXT:
+            raise invalid_argument(
+                "unsupported_input_mode", f"The {spec.name} decoder takes link embeddings, not phrases."
+            )
+        if not request.groups:
+            raise invalid_argument("no_groups", "The request has no groups; send one per phrase.")
+        if len(request.groups) > spec.max_groups:
+            raise invalid_argument(
+                "too_many_groups",
+                f"The request has {len(request.groups)} groups; at most {spec.max_groups} are allowed.",
+            )
+        if request.adapter_version != spec.adapter_version:
+            raise SuperlinkError(
+                "adapter_version_mismatch",
+                f"The link embeddings were made for adapter version {request.adapter_version!r}; the {spec.name} "
+                f"decoder has {spec.adapter_version!r}. Deploy an MLLM and a decoder of the same training run.",
+                status=grpc.StatusCode.FAILED_PRECONDITION,
+            )
+        unknown = sorted({group.route for group in request.groups} - set(spec.routes))
+        if unknown:
+            raise invalid_argument(
+                "unknown_route",
+                f"The {spec.name} decoder does not answer {', '.join(map(repr, unknown))}. "
+                f"It answers {', '.join(spec.routes)}.",
+            )
+        return torch.stack(
+            [
+                tensor_from_message(group.embedding, f"The link embedding of group {index}", [spec.link_width])
+                for index, group in enumerate(request.groups)
+            ]
+        )
+
+    def _prepare(self, image: types_pb2.Image) -> tuple[str, EncodedImage | PreparedImage]:
+        """In an image thread: the digest, and the cached features or else the pixels as the decoder wants them."""
+        # Before the digest, so that an oversized file costs no more than a comparison.
+        if len(image.encoded) > self._limits.max_image_bytes:
+            decode_image(image.encoded, self._limits)
+        digest = image_digest(image)
+        cached = self._cache.find(digest)
+        self._metrics.count_cache_lookup(cached is not None)
+        if cached is not None:
+            return digest, cached
+        return digest, self._decoder.prepare(decode_image(image.encoded, self._limits))
+
+    def _compute(self, jobs: Sequence[DecodeJob[Options]]) -> list[Result]:
+        """In the model thread: encode the images that nobody has encoded yet, then decode all jobs."""
+        images = self._encode(jobs)
+        results: dict[int, Result] = {}
+        for rows in _by_shape([images[job.digest].features[0].shape for job in jobs]):
+            batch = [jobs[row] for row in rows]
+            levels = zip(*(images[job.digest].features for job in batch), strict=True)
+            links, link_mask = pad_links([job.links for job in batch])
+            outputs = self._decoder(tuple(torch.cat(level) for level in levels), links, link_mask)
+            answers = self._decoder.decode(
+                outputs,
+                [images[job.digest].original_size for job in batch],
+                [job.links.shape[0] for job in batch],
+                [job.options for job in batch],
+            )
+            results.update(zip(rows, answers, strict=True))
+        return [results[row] for row in range(len(jobs))]
+
+    def _encode(self, jobs: Sequence[DecodeJob[Options]]) -> dict[str, EncodedImage]:
+        """The features of every job's image by digest; each image is encoded once, those of one shape together."""
+        images: dict[str, EncodedImage] = {}
+        missing: dict[str, PreparedImage] = {}
+        for job in jobs:
+            if isinstance(job.image, EncodedImage):
+                images[job.digest] = job.image
+            elif (cached := self._cache.find(job.digest)) is not None:
+                # Another request brought the same image while this one was prepared.
+                images[job.digest] = cached
+            else:
+                missing[job.digest] = job.image
+        digests = list(missing)
+        for rows in _by_shape([missing[digest].pixels.shape for digest in digests]):
+            levels = self._decoder.encode(torch.stack([missing[digests[row]].pixels for row in rows]))
+            for index, row in enumerate(rows):
+                # Clones, because a slice would keep the features of the whole batch alive.
+                encoded = EncodedImage(
+                    tuple(level[index : index + 1].clone() for level in levels), missing[digests[row]].original_size
+                )
+                images[digests[row]] = encoded
+                self._cache.keep(digests[row], encoded)
+        return images
+
+    def _warm_up(self) -> None:
+        blank = self._decoder.prepare(np.zeros((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), dtype=np.uint8))
+        links = torch.zeros(1, self._decoder.spec.link_width)
+        options = self.read_options(None)
+        for size in (1, self._settings.batch.max_batch_size):
+            self._compute([DecodeJob(f"warm-up {index}", blank, links, options) for index in range(size)])
+            self._cache.clear()
+
+    def _timings(self, arrived: float, prepare_s: float, completed: Completed[Result]) -> list[types_pb2.Timing]:
+        phases = {
+            "prepare": prepare_s,
+            "queue": completed.queue_s,
+            "compute": completed.compute_s,
+            "total": time.monotonic() - arrived,
+        }
+        return [
+            types_pb2.Timing(service=self._decoder.spec.name, phase=phase, milliseconds=seconds * 1000)
+            for phase, seconds in phases.items()
+        ]
+
+
+def _by_shape(shapes: Sequence[torch.Size]) -> list[list[int]]:
+    """Indices of equal shapes, in order of first appearance: only these can be stacked."""
+    rows: dict[torch.Size, list[int]] = {}
+    for row, shape in enumerate(shapes):
+        rows.setdefault(shape, []).append(row)
+    return list(rows.values())
