@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import PositiveFloat, PositiveInt
 from transformers import InternVLConfig, Qwen2Config
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from services.mllm.super_link import Route
 from services.mllm.tokenizer import MllmTokenizer
+from superlink.configuration import Section
 
 
-class ModelFolderError(Exception):
-    """A model folder is missing, incomplete or does not fit; the text says what to do."""
-
-
-class VisionSize(BaseModel):
+class VisionSize(Section):
     """The vision transformer and what feeds it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     # "linear": one strided convolution, as published. "convolutional": a residual stem in its place, which learns to
     # see from far fewer pictures than a plain transformer does.
@@ -35,10 +28,8 @@ class VisionSize(BaseModel):
     layer_scale: PositiveFloat = 1.0
 
 
-class LanguageSize(BaseModel):
+class LanguageSize(Section):
     """The causal language model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden_size: PositiveInt = 160
     layers: PositiveInt = 4
@@ -48,10 +39,8 @@ class LanguageSize(BaseModel):
     max_positions: PositiveInt = 2048
 
 
-class MllmConfig(BaseModel):
+class MllmConfig(Section):
     """Everything needed to build an MLLM and to know which decoders its links fit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = "superlink-tiny"
     version: str = "1"
@@ -82,20 +71,6 @@ class MllmConfig(BaseModel):
             "route_token_ids": tokenizer.route_ids,
         }
         return cls(**(ids | fields))
-
-    @classmethod
-    def load(cls, file: Path) -> MllmConfig:
-        """Read ``config.json``. Raises ModelFolderError."""
-        try:
-            return cls.model_validate(json.loads(file.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise ModelFolderError(f"{file} cannot be read ({error.strerror}).") from error
-        except (ValidationError, json.JSONDecodeError) as error:
-            raise ModelFolderError(f"{file} is not an MLLM configuration: {error}") from error
-
-    def save(self, file: Path) -> None:
-        """Write ``config.json``."""
-        file.write_text(json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
     def queries_by_route(self) -> dict[str, int]:

@@ -6,23 +6,22 @@ tables and projection heads of the super link. Knows nothing about text: ids in,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Cache, InternVLForConditionalGeneration
+from transformers import InternVLForConditionalGeneration
 
 from services.backbones.residual import ResidualStem
-from services.mllm.config import MllmConfig, ModelFolderError
+from services.mllm.config import MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
+from services.mllm.slots import SlotCache
 from services.mllm.super_link import Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
+from services.runtime.weights import WeightsError, load_weights, read_config, save_weights
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -42,7 +41,6 @@ class MllmOutput:
 
     # [batch, length, hidden], after the final norm. ``Mllm.logits`` turns any part of it into logits.
     hidden: Tensor
-    cache: Cache | None = None
 
 
 class ConvolutionalPatchEmbedding(nn.Module):
@@ -72,6 +70,9 @@ class Mllm(nn.Module):
         internvl = config.internvl()
         self.internvl = InternVLForConditionalGeneration(internvl)
         self.hidden_size: int = internvl.text_config.hidden_size
+        self._layer_types = set(getattr(internvl.text_config, "layer_types", None) or ["full_attention"])
+        if self._layer_types != {"full_attention"}:
+            raise WeightsError(f"Layers with {self._layer_types} are not supported, only full attention.")
         if config.public is None:
             self._fit_tower()
         self.link = SuperLink(config.routes, self.hidden_size, config.adapter_version)
@@ -106,17 +107,17 @@ class Mllm(nn.Module):
         """Load a public ``*-hf`` InternVL checkpoint: its weights as they are, the link newly initialised.
 
         Special tokens that its tokenizer lacks are appended, and the embeddings grow by as many rows.
-        Raises ModelFolderError.
+        Raises WeightsError.
         """
         if not (folder / TOKENIZER_FILE).is_file():
-            raise ModelFolderError(f"{folder} has no {TOKENIZER_FILE}.")
+            raise WeightsError(f"{folder}: there is no {TOKENIZER_FILE}.")
         tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, {route.token: route.queries for route in routes})
         try:
             internvl = InternVLForConditionalGeneration.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         except (OSError, ValueError) as error:
-            raise ModelFolderError(f"{folder} is not an InternVL checkpoint with safetensors: {error}") from error
+            raise WeightsError(f"{folder} is not an InternVL checkpoint with safetensors: {error}") from error
         rows = internvl.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > rows:
             internvl.resize_token_embeddings(len(tokenizer))
@@ -140,25 +141,16 @@ class Mllm(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> tuple[Mllm, MllmTokenizer]:
-        """Read a folder that ``save`` wrote. Raises ModelFolderError when it is missing or does not fit."""
-        for file in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
-            if not (folder / file).is_file():
-                raise ModelFolderError(f"No {file} in {folder}. Train the model or point the profile at its weights.")
-        config = MllmConfig.load(folder / CONFIG_FILE)
-        tokenizer = MllmTokenizer.load(folder / TOKENIZER_FILE, config.queries_by_route)
+        """Read a folder that ``save`` wrote. Raises WeightsError when it is missing or does not fit."""
+        config = read_config(folder, MllmConfig)
+        tokenizer = _read_tokenizer(folder, config.queries_by_route)
         model = cls(config)
-        try:
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except RuntimeError as error:
-            raise ModelFolderError(f"{folder / WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {error}") from error
+        load_weights(model, folder)
         return model.eval(), tokenizer
 
     def save(self, folder: Path, tokenizer: MllmTokenizer) -> None:
         """Write config.json, model.safetensors and tokenizer.json into ``folder``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config.save(folder / CONFIG_FILE)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_weights(self, folder, self.config)
         tokenizer.save(folder / TOKENIZER_FILE)
 
     def tower(self, pixels: Tensor) -> TowerOutput:
@@ -223,18 +215,37 @@ class Mllm(nn.Module):
         """
         return self.run(self.embed(input_ids, image_features), attention_mask, positions(attention_mask))
 
-    def run(
-        self, embeddings: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None
-    ) -> MllmOutput:
-        """Run the language model on embeddings ``[batch, length, hidden]``, after what ``cache`` holds."""
+    def run(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor) -> MllmOutput:
+        """Run the language model on embeddings ``[batch, length, hidden]`` of whole sequences."""
+        output = self.internvl.model.language_model(
+            inputs_embeds=embeddings, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
+        return MllmOutput(hidden=output.last_hidden_state)
+
+    def run_step(self, embeddings: Tensor, visible: Tensor | None, position_ids: Tensor, cache: SlotCache) -> Tensor:
+        """Run new tokens ``[rows, width, hidden]`` of running sequences; returns their states.
+
+        ``visible`` ``[rows, 1, width, keys]`` bool says which keys of ``cache`` each query sees; None: all of them.
+        """
+        # Given by layer type, the mask is taken as it is and none is built.
         output = self.internvl.model.language_model(
             inputs_embeds=embeddings,
-            attention_mask=attention_mask,
+            attention_mask=dict.fromkeys(self._layer_types, visible),
             position_ids=position_ids,
             past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=True,
         )
-        return MllmOutput(hidden=output.last_hidden_state, cache=cache)
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def slot_cache(self, slots: int) -> SlotCache:
+        """Key-value memory for ``slots`` running sequences."""
+        text = self.internvl.config.text_config
+        weight = self.internvl.lm_head.weight
+        head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return SlotCache(
+            text.num_hidden_layers, text.num_key_value_heads, head_width, slots, weight.dtype, weight.device
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits ``[..., vocabulary]`` of any selection of states ``[..., hidden]``."""
@@ -286,3 +297,10 @@ def language_loss(model: Mllm, hidden: Tensor, labels: Tensor) -> tuple[Tensor, 
     count = supervised.sum()
     logits = model.logits(hidden[:, :-1][supervised])
     return nn.functional.cross_entropy(logits.float(), targets[supervised], reduction="sum"), count
+
+
+def _read_tokenizer(folder: Path, queries_by_route: Mapping[str, int]) -> MllmTokenizer:
+    try:
+        return MllmTokenizer.load(folder / TOKENIZER_FILE, queries_by_route)
+    except (FileNotFoundError, ValueError) as error:
+        raise WeightsError(f"{folder}: {error} `superlink train` writes it beside the weights.") from error

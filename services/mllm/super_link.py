@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from superlink.configuration import Section
 
-class Route(BaseModel):
+
+class Route(Section):
     """A routing token and the decoder that it leads to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     # "[DET]".
     token: str

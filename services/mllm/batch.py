@@ -1,0 +1,248 @@
+"""The running batch: sequences that decode together, joining and leaving between steps. Runs in the model thread.
+
+A step feeds every row its next chunk: one token, or a routing token with its super-link queries, which makes that row
+wider for one step. Rows of one step may have different widths; narrow ones are filled up on the right, and what is
+computed there is never looked at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from services.mllm.answer import AnswerWriter, Phrase
+from services.mllm.conversation import Rendered
+from services.mllm.model import Mllm
+from services.mllm.sampling import AllowedTokens, Sampling, log_probability, pick
+from services.mllm.tokenizer import MllmTokenizer
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    OBSERVE = "observe"
+
+
+@dataclass(frozen=True)
+class TextEvent:
+    """Visible text that the answer goes on with."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class GroupEvent:
+    """A routed phrase whose link embedding is complete."""
+
+    route: str
+    phrase: Phrase
+    # On the CPU: [width], or [queries, width] for decoders that take one vector a query.
+    embedding: Tensor
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class FinishEvent:
+    """The end of an answer."""
+
+    reason: FinishReason
+    # Tokens that were sampled.
+    completion_tokens: int
+
+
+AnswerEvent = TextEvent | GroupEvent | FinishEvent
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one request gives the model."""
+
+    rendered: Rendered
+    # [image tokens, hidden]; None without images.
+    image_features: Tensor | None
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(eq=False)
+class Row:
+    """One running sequence."""
+
+    sampling: Sampling
+    writer: AnswerWriter
+    generator: torch.Generator
+    # Ids that the next step feeds.
+    chunk: list[int]
+    # Tokens whose keys are stored.
+    length: int = 0
+    completion_tokens: int = 0
+    # Set between a routing token and the step that runs its queries.
+    route: str = ""
+    route_log_probability: float = 0.0
+    # Nothing is sampled after the next step.
+    is_full: bool = False
+    finished: bool = False
+
+
+class RunningBatch:
+    """Rows in slots 0 to ``len(rows)``; the order may change when a row leaves."""
+
+    def __init__(self, model: Mllm, tokenizer: MllmTokenizer, max_rows: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_rows = max_rows
+        self._max_tokens = model.config.max_tokens
+        self._cache = model.slot_cache(max_rows)
+        self._device = model.internvl.lm_head.weight.device
+        self._allowed = AllowedTokens(tokenizer, model.config.vocab_size, self._device)
+        self.rows: list[Row] = []
+
+    @property
+    def free(self) -> int:
+        """Rows that may join."""
+        return self._max_rows - len(self.rows)
+
+    def join(self, prompts: Sequence[Prompt]) -> list[tuple[Row, list[AnswerEvent]]]:
+        """Prefill ``prompts`` together and sample the first token of each. They must fit: ``len(prompts) <= free``."""
+        rows = [self._row(prompt) for prompt in prompts]
+        features = [prompt.image_features for prompt in prompts if prompt.image_features is not None]
+        first = len(self.rows)
+        self.rows.extend(rows)
+        return self._advance(first, rows, torch.cat(features) if features else None)
+
+    def step(self) -> list[tuple[Row, list[AnswerEvent]]]:
+        """Feed every row its chunk and sample its next token. Rows that finish leave."""
+        return self._advance(0, list(self.rows), None)
+
+    def leave(self, row: Row) -> None:
+        """Take a row out; the last one moves into its slot."""
+        place = self.rows.index(row)
+        last = self.rows.pop()
+        if last is not row:
+            self._cache.move(len(self.rows), place, last.length)
+            self.rows[place] = last
+
+    def clear(self) -> None:
+        """Drop every row."""
+        self.rows.clear()
+
+    def _row(self, prompt: Prompt) -> Row:
+        writer = AnswerWriter(self._tokenizer, prompt.sampling.stop)
+        return Row(prompt.sampling, writer, prompt.sampling.generator(), list(prompt.rendered.input_ids))
+
+    def _advance(self, first: int, rows: list[Row], features: Tensor | None) -> list[tuple[Row, list[AnswerEvent]]]:
+        hidden = self._forward(first, rows, features)
+        events: list[list[AnswerEvent]] = [[] for _ in rows]
+        self._collect_groups(rows, hidden, events)
+        last = hidden[range(len(rows)), [len(row.chunk) - 1 for row in rows]]
+        for row in rows:
+            row.length += len(row.chunk)
+        tokens, logits = self._sample(rows, last)
+        for place, row in enumerate(rows):
+            if row.is_full:
+                self._finish(row, FinishReason.LENGTH, events[place])
+            else:
+                self._take(row, tokens[place], logits[place], events[place])
+        for row in rows:
+            if row.finished:
+                self.leave(row)
+        return list(zip(rows, events, strict=True))
+
+    def _forward(self, first: int, rows: Sequence[Row], features: Tensor | None) -> Tensor:
+        """States ``[rows, width, hidden]`` of the rows' chunks."""
+        width = max(len(row.chunk) for row in rows)
+        pad = self._tokenizer.pad_id
+        ids = torch.tensor([row.chunk + [pad] * (width - len(row.chunk)) for row in rows], device=self._device)
+        lengths = torch.tensor([row.length for row in rows], device=self._device)
+        places = lengths.unsqueeze(1) + torch.arange(width, device=self._device)  # (rows, width)
+        used = max(row.length for row in rows) + width
+        visible: Tensor | None = None
+        if len(rows) > 1 or width > 1:
+            visible = (torch.arange(used, device=self._device) <= places.unsqueeze(2)).unsqueeze(1)
+        self._cache.begin(first, len(rows), places, used)
+        return self._model.run_step(self._model.embed(ids, features), visible, places, self._cache)
+
+    def _collect_groups(self, rows: Sequence[Row], hidden: Tensor, events: list[list[AnswerEvent]]) -> None:
+        """Project the states of the groups that this step completed and copy them to the host, once a route."""
+        closed: dict[str, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            if row.route:
+                closed[row.route].append(place)
+        for route, places in closed.items():
+            queries, decoder = self._tokenizer.queries(route), self._model.link.routes[route].decoder
+            embeddings = self._model.link.project(hidden[places, 1 : 1 + queries], decoder).float().cpu()
+            for place, embedding in zip(places, embeddings, strict=True):
+                row = rows[place]
+                events[place].append(GroupEvent(route, row.writer.phrase, embedding, row.route_log_probability))
+                row.route = ""
+
+    def _sample(self, rows: Sequence[Row], states: Tensor) -> tuple[list[int], Tensor]:
+        """The next token of each row from its last state, and the logits ``[rows, vocabulary]`` it was picked from."""
+        logits = self._allowed.apply(self._model.logits(states), [row.writer.state for row in rows])
+        tokens: list[int] = logits.argmax(dim=-1).tolist()
+        for place, row in enumerate(rows):
+            if row.sampling.temperature > 0.0 and not row.is_full:
+                tokens[place] = pick(logits[place], row.sampling, row.generator)
+        return tokens, logits
+
+    def _take(self, row: Row, token: int, logits: Tensor, events: list[AnswerEvent]) -> None:
+        """Let ``token`` become part of the row's answer and decide what the next step feeds."""
+        row.completion_tokens += 1
+        if token == self._tokenizer.im_end_id:
+            self._finish(row, FinishReason.STOP, events)
+            return
+        if token == self._tokenizer.observe_id:
+            self._finish(row, FinishReason.OBSERVE, events)
+            return
+        shown = row.writer.push(token)
+        if shown:
+            events.append(TextEvent(shown))
+        if row.writer.stopped:
+            self._finish(row, FinishReason.STOP, events)
+            return
+        row.chunk = [token]
+        route = self._tokenizer.route_of_id.get(token)
+        if route is not None:
+            row.chunk += [self._tokenizer.link_id] * self._tokenizer.queries(route)
+            row.route, row.route_log_probability = route, log_probability(logits, token)
+        is_last = row.completion_tokens >= row.sampling.max_new_tokens
+        if row.length + len(row.chunk) > self._max_tokens or (is_last and route is None):
+            self._finish(row, FinishReason.LENGTH, events)
+        # A group that has begun is completed even when its routing token was the last one allowed.
+        row.is_full = is_last
+
+    def _finish(self, row: Row, reason: FinishReason, events: list[AnswerEvent]) -> None:
+        rest = row.writer.finish()
+        if rest:
+            events.append(TextEvent(rest))
+        events.append(FinishEvent(reason, row.completion_tokens))
+        row.finished = True
+
+
+def link_teacher_forced(
+    model: Mllm, tokenizer: MllmTokenizer, prompts: Sequence[Prompt], decoders: Sequence[str]
+) -> list[Tensor]:
+    """The fast path: every prompt holds its whole answer; one pass gives all link embeddings.
+
+    Returns one ``[groups_i, (queries,) width]`` on the CPU a prompt, for the decoder of the same place in ``decoders``.
+    """
+    device = model.internvl.lm_head.weight.device
+    longest = max(len(prompt.rendered.input_ids) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), tokenizer.pad_id, device=device)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
+    for place, prompt in enumerate(prompts):
+        length = len(prompt.rendered.input_ids)
+        ids[place, :length] = torch.tensor(prompt.rendered.input_ids, device=device)
+        mask[place, :length] = 1
+    features = [prompt.image_features for prompt in prompts if prompt.image_features is not None]
+    hidden = model(ids, mask, torch.cat(features) if features else None).hidden
+    return [
+        model.links(hidden[place : place + 1], [prompt.rendered.groups], decoder)[0].float().cpu()
+        for place, (prompt, decoder) in enumerate(zip(prompts, decoders, strict=True))
+    ]
