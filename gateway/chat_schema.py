@@ -1,0 +1,165 @@
+"""``POST /v1/chat/completions``: OpenAI's shape, and the extension field ``superlink`` on both sides."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.results import ImageSize, ObservationResult, TimingEntry, ToolCallResult, Usage
+
+
+class TextPart(BaseModel):
+    """Words of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(BaseModel):
+    """Where the image is: always a data URL."""
+
+    url: str = Field(examples=["data:image/png;base64,iVBORw0KGgo…"])
+    detail: str | None = Field(default=None, description="Accepted and ignored.")
+
+
+class ImagePart(BaseModel):
+    """An image of a user message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class AnswerExtension(BaseModel):
+    """What the tools found, on the assistant's message."""
+
+    tool_calls: list[ToolCallResult] | None = None
+    observations: list[ObservationResult] | None = None
+    rounds: int | None = Field(default=None, description="How often the model read observations and went on.")
+    timings: list[TimingEntry] | None = None
+    image: ImageSize | None = Field(default=None, description="Upright size of the image that the tools looked at.")
+
+
+class ChatMessage(BaseModel):
+    """One message. An assistant message that came from here may be sent back with its ``superlink`` field."""
+
+    # Clients send answers back with every field that they came with.
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[ContentPart] | None = None
+    superlink: AnswerExtension | None = None
+
+
+class StreamOptions(BaseModel):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+
+
+class AnswerOptions(BaseModel):
+    """The request's side of the extension field."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_rounds: int | None = Field(
+        default=None, ge=0, le=8, description="Observation rounds, within the profile's limit."
+    )
+    score_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Drop detections below this probability. Unset: the tool's default."
+    )
+    max_detections: int | None = Field(default=None, ge=1, le=1000, description="Per tool call. Unset: 100.")
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's request. Options that this API does not have are accepted only with the value that means "off"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(default=None, description="Unset: the served model.")
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, description="Unset: 0, the most likely answer.")
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: str | list[str] | None = None
+    n: int | None = None
+    superlink: AnswerOptions = AnswerOptions()
+    user: str | None = Field(default=None, description="Accepted and ignored.")
+    metadata: dict[str, Any] | None = Field(default=None, description="Accepted and ignored.")
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = Field(default=None, description="Accepted and ignored.")
+    response_format: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = Field(default=None, description="Accepted and ignored.")
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+    superlink: AnswerExtension
+
+
+class Choice(BaseModel):
+    """The one choice."""
+
+    index: Literal[0] = 0
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    """The response when it is not streamed."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int = Field(description="Unix time in seconds.")
+    model: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class Delta(BaseModel):
+    """What a chunk adds. Entries of ``superlink.tool_calls`` replace earlier ones with the same id."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    superlink: AnswerExtension | None = None
+
+
+class ChunkChoice(BaseModel):
+    """The one choice of a chunk."""
+
+    index: Literal[0] = 0
+    delta: Delta
+    finish_reason: FinishReason | None = None
+
+
+class ChatCompletionChunk(BaseModel):
+    """One server-sent event of a streamed response."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None

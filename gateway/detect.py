@@ -1,0 +1,127 @@
+"""``POST /v1/detect``: the fast path."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import JSONResponse, Response
+
+from gateway.bodies import media_type_of, parse, read_body, read_form, timeout_of
+from gateway.deployment import Deployment, deployment_of
+from gateway.detect_schema import CategoryDetection, CategoryResult, DetectOptions, DetectRequest, DetectResponse
+from gateway.disconnects import unless_client_leaves
+from gateway.documentation import detect_documentation
+from gateway.images import ReceivedImage, receive_data_url, receive_image
+from gateway.problems import invalid_request, request_id_of
+from gateway.results import ImageSize, detection_of, timings_of, usage_of
+from gateway.server_timing import add_gateway_timings, server_timing
+from superlink.errors import invalid_argument
+from superlink.profile import GatewaySettings
+from superlink.v1 import decoder_pb2, orchestrator_pb2
+
+router = APIRouter()
+
+
+@router.post("/v1/detect", response_model=DetectResponse, summary="Detect known categories", **detect_documentation())
+async def detect(request: Request) -> Response:
+    """Look for a list of categories, or for one phrase, in an image."""
+    deployment = deployment_of(request)
+    timeout_s = timeout_of(request, deployment.profile.gateway)
+    image, options, asked_model = await _read(request, deployment, timeout_s)
+    phrases = options.phrases()
+    _check_phrases(phrases, deployment.profile.gateway)
+    model = await deployment.orchestrator.served_model(asked_model)
+    message = orchestrator_pb2.DetectRequest(
+        request_id=request_id_of(request),
+        image=image.message,
+        phrases=phrases,
+        options=decoder_pb2.DetectionOptions(
+            score_threshold=options.score_threshold, max_detections=options.max_detections
+        ),
+    )
+    asked = time.perf_counter()
+    left_s = timeout_s - (asked - request.state.started)
+    found = await unless_client_leaves(request, deployment.orchestrator.detect(message, max(left_s, 0.001)))
+    response = _response(model, phrases, found)
+    add_gateway_timings(response.timings, request.state.started, asked)
+    return JSONResponse(response.model_dump(), headers={"server-timing": server_timing(response.timings)})
+
+
+async def _read(
+    request: Request, deployment: Deployment, timeout_s: float
+) -> tuple[ReceivedImage, DetectOptions, str | None]:
+    """The image, the options and the model that the request names, from any of the three kinds of body."""
+    limits = deployment.profile.images
+    media_type = media_type_of(request)
+    if media_type == "multipart/form-data":
+        form = await read_form(request, deployment.profile.gateway, 1, timeout_s)
+        if len(form.files) != 1:
+            raise invalid_argument("image_missing", "A multipart body needs one image file in the field 'image'.")
+        return receive_image(form.files[0], limits), *_options(form.fields)
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        parameters: dict[str, list[str]] = {}
+        for name, value in request.query_params.multi_items():
+            parameters.setdefault(name, []).append(value)
+        return receive_image(await read_body(request, timeout_s), limits), *_options(parameters)
+    document = parse(DetectRequest, await read_body(request, timeout_s))
+    return receive_data_url(document.image, limits), document, document.model
+
+
+def _options(fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
+    """Options from form fields or query parameters; ``categories`` may repeat, the others not."""
+    values: dict[str, Any] = {}
+    for name, given in fields.items():
+        if name == "categories":
+            values[name] = given
+        elif len(given) > 1:
+            raise invalid_argument("invalid_request", f"The field {name!r} is given more than once.")
+        else:
+            values[name] = given[0]
+    model = values.pop("model", None)
+    try:
+        return DetectOptions.model_validate(values), model
+    except ValidationError as error:
+        raise invalid_request(error) from error
+
+
+def _check_phrases(phrases: list[str], settings: GatewaySettings) -> None:
+    if not phrases:
+        raise invalid_argument("empty_prompt", "Say what to look for: 'categories' or 'phrase'.")
+    if len(phrases) > settings.max_phrases:
+        raise invalid_argument(
+            "too_many_phrases", f"The request names {len(phrases)} phrases; the limit is {settings.max_phrases}."
+        )
+    length = sum(len(phrase) for phrase in phrases)
+    if length > settings.max_prompt_characters:
+        raise invalid_argument(
+            "prompt_too_long",
+            f"The phrases have {length:,} characters; the limit is {settings.max_prompt_characters:,}.",
+        )
+
+
+def _response(model: str, phrases: list[str], found: orchestrator_pb2.DetectResponse) -> DetectResponse:
+    presence = {entry.group: entry for entry in found.detections.presence}
+    detections = sorted(found.detections.detections, key=lambda entry: entry.score, reverse=True)
+    return DetectResponse(
+        model=model,
+        image=ImageSize(width=found.detections.image_width, height=found.detections.image_height),
+        categories=[
+            CategoryResult(
+                phrase=phrase,
+                found=index in presence and presence[index].found,
+                score=round(presence[index].score, 5) if index in presence else 0.0,
+            )
+            for index, phrase in enumerate(phrases)
+        ],
+        detections=[
+            CategoryDetection(
+                category=phrases[entry.group], category_index=entry.group, **detection_of(entry).model_dump()
+            )
+            for entry in detections
+        ],
+        usage=usage_of(found.usage),
+        timings=timings_of(found.timings),
+    )

@@ -1,0 +1,71 @@
+"""``POST /v1/detect``: request and response."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.results import ImageSize, TimingEntry, Usage
+
+# Categories may come as one comma-separated text, in Latin or Chinese punctuation.
+_SEPARATORS = re.compile(r"[,，、]")
+
+
+class DetectOptions(BaseModel):
+    """What to look for and how much of it to return. The same names are form fields and query parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    categories: list[str] | str | None = Field(
+        default=None, description="Names to look for: a list, or one text with commas.", examples=[["dog", "red apple"]]
+    )
+    phrase: str | None = Field(
+        default=None, description="One phrase, taken as it is.", examples=["the leftmost dog, not the cat"]
+    )
+    score_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Drop detections below this probability. Unset: the tool's default."
+    )
+    max_detections: int | None = Field(default=None, ge=1, le=1000, description="Unset: 100.")
+
+    def phrases(self) -> list[str]:
+        """What to look for, in order, without blanks."""
+        given: list[str] = [] if self.phrase is None else [self.phrase]
+        listed = [self.categories] if isinstance(self.categories, str) else self.categories or []
+        given += [part for entry in listed for part in _SEPARATORS.split(entry)]
+        return [part.strip() for part in given if part.strip()]
+
+
+class DetectRequest(DetectOptions):
+    """The JSON body."""
+
+    image: str = Field(description="The image as a data URL.", examples=["data:image/jpeg;base64,/9j/4AAQ…"])
+    model: str | None = Field(default=None, description="Unset: the served model.")
+
+
+class CategoryResult(BaseModel):
+    """Whether one category is in the image at all."""
+
+    phrase: str
+    found: bool
+    score: float = Field(description="Calibrated probability of the best candidate.")
+
+
+class CategoryDetection(BaseModel):
+    """One object."""
+
+    category: str
+    category_index: int = Field(description="Index into ``categories``.")
+    bbox: list[float] = Field(description="COCO: x, y, width, height in pixels of the upright image.")
+    score: float = Field(description="Calibrated probability in 0..1.")
+
+
+class DetectResponse(BaseModel):
+    """The result."""
+
+    model: str
+    image: ImageSize
+    categories: list[CategoryResult]
+    detections: list[CategoryDetection] = Field(description="Best first.")
+    usage: Usage
+    timings: list[TimingEntry]

@@ -1,0 +1,139 @@
+"""What the OpenAPI document says beyond the signatures: bodies that handlers read themselves, and problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from gateway.chat_schema import ChatCompletionChunk, ChatRequest
+from gateway.detect_schema import DetectOptions, DetectRequest
+from gateway.problems import Problem
+
+_REFERENCE = "#/components/schemas/{model}"
+# Models that no signature names.
+_EXTRA_MODELS: tuple[type[BaseModel], ...] = (ChatRequest, ChatCompletionChunk, DetectOptions, DetectRequest, Problem)
+
+_PROBLEMS = {
+    400: "The request is wrong; the code says how.",
+    404: "Unknown model.",
+    413: "The body or the image is too large.",
+    415: "Not a JPEG, PNG or WebP file.",
+    429: "A queue is full; try again after the given time.",
+    503: "A service is not reachable or not ready.",
+    504: "The request ran out of time.",
+}
+
+_IMAGE_URL = "data:image/png;base64,iVBORw0KGgo…"
+_CHAT_EXAMPLE = {
+    "model": "superlink-tiny",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": _IMAGE_URL}},
+                {"type": "text", "text": "How many dogs are there?"},
+            ],
+        }
+    ],
+}
+_DETECT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "score_threshold": 0.3}
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these problems."""
+    schema = {"$ref": _REFERENCE.format(model="Problem")}
+    return {
+        status: {"description": _PROBLEMS[status], "content": {"application/problem+json": {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def chat_documentation() -> dict[str, Any]:
+    """Keyword arguments of the chat route."""
+    responses = problem_responses(*_PROBLEMS)
+    chunk = {"$ref": _REFERENCE.format(model="ChatCompletionChunk")}
+    responses[200] = {
+        "description": "The answer; with `stream: true` as server-sent events, ended by `data: [DONE]`.",
+        "content": {"text/event-stream": {"schema": chunk}},
+    }
+    multipart = {
+        "type": "object",
+        "required": ["request"],
+        "properties": {
+            "request": {"type": "string", "description": "The JSON request."},
+            "image": {
+                "type": "array",
+                "items": {"type": "string", "format": "binary"},
+                "description": "Image files; they belong to the last message.",
+            },
+        },
+    }
+    return {
+        "responses": responses,
+        "openapi_extra": _body(
+            {
+                "application/json": {"schema": _reference(ChatRequest), "example": _CHAT_EXAMPLE},
+                "multipart/form-data": {"schema": multipart},
+            }
+        ),
+    }
+
+
+def detect_documentation() -> dict[str, Any]:
+    """Keyword arguments of the detection route."""
+    multipart = {
+        "allOf": [
+            _reference(DetectOptions),
+            {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "string", "format": "binary"}},
+            },
+        ]
+    }
+    raw = {"schema": {"type": "string", "format": "binary", "description": "Options go into the query string."}}
+    return {
+        "responses": problem_responses(*_PROBLEMS),
+        "openapi_extra": _body(
+            {
+                "application/json": {"schema": _reference(DetectRequest), "example": _DETECT_EXAMPLE},
+                "multipart/form-data": {"schema": multipart},
+                "image/*": raw,
+            }
+        ),
+    }
+
+
+def document_extra_models(application: FastAPI) -> None:
+    """Make ``application.openapi()`` define the models that handlers read themselves."""
+
+    def openapi() -> dict[str, Any]:
+        if application.openapi_schema is None:
+            schema = get_openapi(
+                title=application.title,
+                version=application.version,
+                description=application.description,
+                routes=application.routes,
+            )
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in _EXTRA_MODELS], ref_template=_REFERENCE
+            )
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            for name, definition in definitions["$defs"].items():
+                components.setdefault(name, definition)
+            application.openapi_schema = schema
+        return application.openapi_schema
+
+    application.openapi = openapi  # type: ignore[method-assign]
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}

@@ -1,0 +1,119 @@
+"""Pure ASGI middlewares: request ids, logs and metrics; the limit of the body.
+
+They see raw messages, so that limits hold before anything is read and streams pass through unbuffered.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+import grpc
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.metrics import Metrics
+from gateway.problems import Problem, ProblemResponse, too_large
+from superlink.channels import REQUEST_ID_KEY, new_request_id
+from superlink.errors import SuperlinkError
+from superlink.logs import current_request_id
+
+logger = logging.getLogger(__name__)
+
+# Ids of clients are taken over when they are fit for logs and headers.
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# What a status is called when the client left before it could be sent.
+CLIENT_LEFT = 499
+
+
+class RequestMiddleware:
+    """Gives every request an id and a start time, counts it, logs it, and answers what nobody else caught."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = Headers(scope=scope).get(REQUEST_ID_KEY, "")
+        request_id = given if _ACCEPTABLE_ID.fullmatch(given) else new_request_id()
+        scope.setdefault("state", {}).update(request_id=request_id, started=started)
+        current_request_id.set(request_id)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_KEY] = request_id
+            await send(message)
+
+        try:
+            with self._metrics.in_flight.track_inprogress():
+                await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("unhandled error")
+            if status:
+                # The response is under way and cannot be taken back; the server closes the connection.
+                raise
+            await _internal_error(request_id)(scope, receive, send_with_id)
+        finally:
+            self._finish(scope, status or CLIENT_LEFT, time.perf_counter() - started)
+
+    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        # The template, not the path: clients must not be able to make up label values.
+        path = getattr(route, "path", "unknown")
+        self._metrics.requests.labels(path, scope["method"], str(status)).inc()
+        self._metrics.seconds.labels(path).observe(seconds)
+        level = logging.DEBUG if path in ("/livez", "/healthz", "/readyz", "/metrics") else logging.INFO
+        facts = {"method": scope["method"], "path": path, "status": status, "milliseconds": round(seconds * 1000, 2)}
+        logger.log(level, "request finished", extra=facts)
+
+
+class BodyLimit:
+    """Refuses bodies above the limit: by their declared length before reading, else by counting while reading."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > self._max_body_bytes:
+            problem = Problem.from_error(too_large(self._max_body_bytes), scope["state"]["request_id"])
+            response = ProblemResponse(problem)
+            # The rest of the body will not be read, so the connection cannot be used again.
+            response.headers["connection"] = "close"
+            await response(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._max_body_bytes:
+                    raise too_large(self._max_body_bytes)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _internal_error(request_id: str) -> ProblemResponse:
+    error = SuperlinkError(
+        "internal",
+        f"The gateway failed on this request; its log has the reason under request {request_id}.",
+        status=grpc.StatusCode.INTERNAL,
+    )
+    return ProblemResponse(Problem.from_error(error, request_id))

@@ -1,0 +1,156 @@
+"""Probes, metrics and the list of models. No probe does any model work."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import grpc
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from gateway.deployment import deployment_of
+from gateway.documentation import problem_responses
+from gateway.problems import Problem, ProblemResponse, request_id_of
+from superlink.errors import SuperlinkError
+from superlink.v1 import orchestrator_pb2
+
+router = APIRouter()
+
+
+class Alive(BaseModel):
+    """The process runs."""
+
+    status: Literal["alive"] = "alive"
+
+
+class ServiceReadiness(BaseModel):
+    """One service of the deployment."""
+
+    name: str
+    ready: bool
+    reason: str | None = None
+
+
+class Ready(BaseModel):
+    """Every service can take requests."""
+
+    status: Literal["ready"] = "ready"
+    services: list[ServiceReadiness]
+
+
+class Tool(BaseModel):
+    """A decoder of the deployment."""
+
+    name: str
+    version: str
+    routes: list[str]
+    max_groups: int
+
+
+class ModelExtension(BaseModel):
+    """What the model can do."""
+
+    version: str
+    max_tokens: int
+    max_images: int
+    tools: list[Tool]
+
+
+class Model(BaseModel):
+    """A served model, in OpenAI's shape."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "superlink"
+    superlink: ModelExtension
+
+
+class ModelList(BaseModel):
+    """All served models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+@router.get("/livez", summary="Is the process alive?")
+@router.get("/healthz", summary="Is the process alive?")
+async def live() -> Alive:
+    """Says nothing about the services behind it; that is /readyz."""
+    return Alive()
+
+
+@router.get(
+    "/readyz", response_model=Ready, summary="Can the deployment take requests?", responses=problem_responses(503)
+)
+async def ready(request: Request) -> Response:
+    """200 when every service is ready, else 503 naming those that are not."""
+    try:
+        description = await deployment_of(request).orchestrator.describe()
+    except SuperlinkError as error:
+        return _not_ready(request, [ServiceReadiness(name="orchestrator", ready=False, reason=error.message)])
+    services = [ServiceReadiness(name="orchestrator", ready=True)]
+    services += [
+        ServiceReadiness(name=state.name, ready=state.ready, reason=state.reason or None)
+        for state in description.services
+    ]
+    if not all(service.ready for service in services):
+        return _not_ready(request, services)
+    return JSONResponse(Ready(services=services).model_dump(exclude_none=True))
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Of this gateway; the orchestrator and the workers serve their own."""
+    return Response(
+        generate_latest(deployment_of(request).metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST}
+    )
+
+
+@router.get("/v1/models", summary="List models", responses=problem_responses(503))
+async def list_models(request: Request) -> ModelList:
+    """The model of this deployment with its tools."""
+    return ModelList(data=[await _model(request)])
+
+
+@router.get("/v1/models/{model}", summary="One model", responses=problem_responses(404, 503))
+async def get_model(request: Request, model: str) -> Model:
+    """404 for every other name than the served one."""
+    await deployment_of(request).orchestrator.served_model(model)
+    return await _model(request)
+
+
+async def _model(request: Request) -> Model:
+    orchestrator = deployment_of(request).orchestrator
+    name = await orchestrator.served_model(None)
+    description = await orchestrator.describe()
+    return Model(id=name, superlink=_extension(description))
+
+
+def _extension(description: orchestrator_pb2.DescribeOrchestratorResponse) -> ModelExtension:
+    return ModelExtension(
+        version=description.mllm.version,
+        max_tokens=description.mllm.max_tokens,
+        max_images=description.mllm.max_images,
+        tools=[
+            Tool(
+                name=decoder.name,
+                version=decoder.version,
+                routes=list(decoder.routes),
+                max_groups=decoder.max_groups,
+            )
+            for decoder in description.decoders
+        ],
+    )
+
+
+def _not_ready(request: Request, services: list[ServiceReadiness]) -> ProblemResponse:
+    away = [service for service in services if not service.ready]
+    sentences = " ".join(f"{service.name} is not ready: {service.reason}" for service in away)
+    error = SuperlinkError(
+        "not_ready", sentences, status=grpc.StatusCode.UNAVAILABLE, service=away[0].name, retry_after_ms=1000
+    )
+    extensions: dict[str, Any] = {"services": [service.model_dump(exclude_none=True) for service in services]}
+    return ProblemResponse(Problem.from_error(error, request_id_of(request)), extensions)

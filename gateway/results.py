@@ -1,0 +1,167 @@
+"""Results as the REST API shows them, and how they are made from the orchestrator's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from gateway.problems import Problem
+from superlink.v1 import mllm_pb2, types_pb2
+
+
+class Span(BaseModel):
+    """Half-open range of Unicode code points in the answer's text."""
+
+    start: int
+    end: int
+
+
+class ImageSize(BaseModel):
+    """Pixels of the upright (EXIF-corrected) image."""
+
+    width: int
+    height: int
+
+
+class DetectionResult(BaseModel):
+    """One object."""
+
+    bbox: list[float] = Field(description="COCO: x, y, width, height in pixels of the upright image.")
+    score: float = Field(description="Calibrated probability in 0..1.")
+
+
+class PhraseResult(BaseModel):
+    """What a tool found for one phrase of the answer."""
+
+    phrase: str
+    span: Span | None = Field(default=None, description="Where the phrase stands in the answer.")
+    route: str = Field(description="The routing token.", examples=["[DET]"])
+    log_probability: float = Field(default=0.0, description="Of the routing token.")
+    found: bool | None = Field(default=None, description="Whether it is in the image at all; absent until known.")
+    score: float | None = Field(default=None, description="Calibrated probability of the best candidate.")
+    detections: list[DetectionResult] = []
+
+
+class TimingEntry(BaseModel):
+    """Where time went."""
+
+    service: str
+    phase: str
+    milliseconds: float
+
+
+class ToolCallResult(BaseModel):
+    """One tool call of an answer."""
+
+    id: str
+    tool: str = Field(description="The decoder's name; empty when no tool serves the route.", examples=["detection"])
+    status: Literal["running", "completed", "failed"]
+    phrases: list[PhraseResult]
+    error: Problem | None = None
+    timings: list[TimingEntry] = []
+
+
+class ObservedObjectResult(BaseModel):
+    """An object as the model read it."""
+
+    box: list[int] = Field(description="x1, y1, x2, y2 in thousandths of the image's width and height.")
+    score: float
+
+
+class ObservedGroupResult(BaseModel):
+    """What the model read about one phrase."""
+
+    phrase: str
+    route: str
+    objects: list[ObservedObjectResult] = []
+    failed: bool = False
+
+
+class ObservationResult(BaseModel):
+    """Tool results that the model read before it went on."""
+
+    position: int = Field(description="Length of the answer, in code points, when the model read it.")
+    groups: list[ObservedGroupResult]
+
+
+class PromptTokensDetails(BaseModel):
+    """Of the prompt's tokens."""
+
+    image_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens, summed over the rounds of an answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+def usage_of(usage: mllm_pb2.Usage) -> Usage:
+    """The REST form of ``usage``."""
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(image_tokens=usage.image_tokens),
+    )
+
+
+def detection_of(detection: types_pb2.Detection) -> DetectionResult:
+    """The REST form of ``detection``."""
+    box = detection.box
+    corners = (box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1)
+    return DetectionResult(bbox=[round(value, 2) for value in corners], score=round(detection.score, 5))
+
+
+def timings_of(timings: Iterable[types_pb2.Timing]) -> list[TimingEntry]:
+    """The REST form of ``timings``."""
+    return [timing_of(entry.service, entry.phase, entry.milliseconds) for entry in timings]
+
+
+def timing_of(service: str, phase: str, milliseconds: float) -> TimingEntry:
+    """One entry, to the microsecond."""
+    return TimingEntry(service=service, phase=phase, milliseconds=round(milliseconds, 3))
+
+
+def observation_of(observation: mllm_pb2.Observation, position: int) -> ObservationResult:
+    """The REST form of ``observation``, read when the answer had ``position`` code points."""
+    return ObservationResult(
+        position=position,
+        groups=[
+            ObservedGroupResult(
+                phrase=group.phrase,
+                route=group.route,
+                objects=[
+                    ObservedObjectResult(box=[entry.x1, entry.y1, entry.x2, entry.y2], score=round(entry.score, 5))
+                    for entry in group.objects
+                ],
+                failed=group.failed,
+            )
+            for group in observation.groups
+        ],
+    )
+
+
+def observation_message(observation: ObservationResult) -> mllm_pb2.Observation:
+    """The inverse of ``observation_of``, for answers that a client sends back."""
+    return mllm_pb2.Observation(
+        groups=[
+            mllm_pb2.ObservedGroup(
+                route=group.route,
+                phrase=group.phrase,
+                objects=[
+                    mllm_pb2.ObservedObject(
+                        x1=entry.box[0], y1=entry.box[1], x2=entry.box[2], y2=entry.box[3], score=entry.score
+                    )
+                    for entry in group.objects
+                ],
+                failed=group.failed,
+            )
+            for group in observation.groups
+        ]
+    )

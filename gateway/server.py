@@ -1,0 +1,72 @@
+"""The gateway process: binds its port, runs uvicorn, and ends in order."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from gateway.application import create_application
+from superlink.configuration import ConfigurationError
+from superlink.profile import GatewaySettings, Profile
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_BACKLOG = 1024
+
+
+def bind(settings: GatewaySettings) -> socket.socket:
+    """A listening socket. Raises ConfigurationError that says how to choose another port when this one is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Connections of a gateway that just ended must not keep its port from the next one.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        # Binding alone does not notice every listener.
+        listener.listen(CONNECTION_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            reason = f"port {settings.port} on {settings.host} is in use by another process. Stop that process"
+        else:
+            reason = f"cannot listen on {settings.host}:{settings.port} ({os.strerror(error.errno or 0)}). Stop"
+        raise ConfigurationError(
+            f"gateway.port: {reason}, or choose another port: --port, or gateway.port in the profile."
+        ) from error
+    return listener
+
+
+def run(profile: Profile) -> None:
+    """Serve until SIGTERM or SIGINT: then no new connections, requests in flight finish, and the process ends.
+
+    Raises ConfigurationError when the port cannot be had.
+    """
+    listener = bind(profile.gateway)
+    configuration = uvicorn.Config(
+        create_application(profile),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Unlimited by default, and then an open stream would keep the process for ever.
+        timeout_graceful_shutdown=max(1, round(profile.orchestrator.drain_timeout_s)),
+    )
+    server = uvicorn.Server(configuration)
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        server.should_exit = True
+
+    # While it serves, uvicorn has handlers of its own; afterwards it raises the signal again for whoever had it before,
+    # and an orderly end is exit status 0.
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    logger.info(
+        "listening", extra={"host": profile.gateway.host, "port": profile.gateway.port, "profile": profile.name}
+    )
+    server.run(sockets=[listener])
+    logger.info("stopped")
