@@ -1,0 +1,41 @@
+"""A stand-in for mmcv's compiled operations where mmcv was installed without them.
+
+mmdet only needs the module ``mmcv._ext`` to exist when it is imported: on a CPU its deformable attention runs in torch.
+Import this module before mmdet. On a machine with compiled operations it does nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+
+class _MissingOperations(types.ModuleType):
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def missing(*_arguments: Any, **_keywords: Any) -> NoReturn:
+            raise RuntimeError(
+                f"mmcv's compiled operation {name!r} was called, but mmcv is installed without compiled operations. "
+                "Build onedl-mmcv with them (see docs/architecture.md) to run this model here."
+            )
+
+        return missing
+
+
+def register_stand_in() -> None:
+    """Put the stand-in in place unless compiled operations are installed or it is in place already."""
+    name = "mmcv._ext"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    module = _MissingOperations(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    sys.modules[name] = module
+
+
+register_stand_in()

@@ -1,0 +1,46 @@
+"""The detector's sizes, as stored in ``config.json`` beside its weights."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveInt
+
+from superlink.configuration import Section
+
+
+class Calibration(Section):
+    """Maps a logit to a probability: ``sigmoid(scale * logit + bias)``; fitted on scenes after training."""
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+class DetectorConfig(Section):
+    """A Grounding-DINO-style detector whose text features are link embeddings."""
+
+    name: str = "detection"
+    version: str = "0"
+    # Must equal the adapter version of the MLLM's projection head for this decoder.
+    adapter_version: str = "0"
+    route: str = "[DET]"
+    queries_per_group: PositiveInt = 4
+    link_width: PositiveInt = 128
+    max_groups: PositiveInt = 128
+    # Images are scaled to this longer side and padded to a square of it.
+    image_side: PositiveInt = 192
+    backbone_depth: PositiveInt = 18
+    backbone_base_channels: PositiveInt = 32
+    width: PositiveInt = 128
+    heads: PositiveInt = 8
+    feed_forward_width: PositiveInt = 256
+    encoder_layers: PositiveInt = 2
+    decoder_layers: PositiveInt = 3
+    sampling_points: PositiveInt = 4
+    queries: PositiveInt = 40
+    # Queries spent on denoising in training, positive and negative ones together.
+    denoising_queries: PositiveInt = 32
+    detection_calibration: Calibration = Calibration()
+    presence_calibration: Calibration = Calibration()
+    # Probability from which a detection is reported when the request names no threshold.
+    score_threshold: float = Field(default=0.5, ge=0, le=1)
+    # Probability from which a group counts as found.
+    presence_threshold: float = Field(default=0.5, ge=0, le=1)

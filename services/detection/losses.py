@@ -1,0 +1,115 @@
+"""The detector's losses: Hungarian matching, focal, L1 and generalised IoU terms (VisionLLM v2, appendix; Grounding DINO)."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional
+
+from services.detection.boxes import generalised_iou, to_corners
+from services.detection.structures import DetectionOutputs, DetectionTargets
+
+CLASS_WEIGHT = 2.0
+BOX_WEIGHT = 5.0
+IOU_WEIGHT = 2.0
+_ALPHA = 0.25
+_GAMMA = 2.0
+
+
+def detection_loss(outputs: DetectionOutputs, targets: DetectionTargets) -> dict[str, Tensor]:
+    """Weighted terms summed over decoder layers, the encoder's proposals and the denoising queries.
+
+    Every term is divided by ``targets.normaliser``. Images without any target still teach the class loss.
+    """
+    terms = {name: outputs.logits.new_zeros(()) for name in ("class", "box", "iou")}
+    denoising = outputs.denoising_count
+    logits = torch.cat([outputs.logits[:, :, denoising:], outputs.proposal_logits[None]])
+    boxes = torch.cat([outputs.boxes[:, :, denoising:], outputs.proposal_boxes[None]])
+    matches = match(logits, boxes, targets)
+    for layer in range(logits.shape[0]):
+        _add(terms, _layer_terms(logits[layer], boxes[layer], matches[layer], outputs.link_mask, targets, targets.normaliser))
+    if denoising:
+        objects = targets.boxes.shape[1]
+        repeats = denoising // (2 * objects)
+        assigned = torch.arange(objects, device=logits.device)
+        # Layout: groups of (positive objects, negative objects); negatives match nothing.
+        layout = torch.cat([assigned, torch.full_like(assigned, -1)]).repeat(repeats)
+        per_image = layout[None].expand(targets.mask.shape[0], -1)
+        real = targets.mask.gather(1, per_image.clamp(min=0)) & (per_image >= 0)
+        match_index = torch.where(real, per_image, torch.full_like(per_image, -1))
+        for layer in range(outputs.logits.shape[0]):
+            layer_terms = _layer_terms(
+                outputs.logits[layer, :, :denoising],
+                outputs.boxes[layer, :, :denoising],
+                match_index,
+                outputs.link_mask,
+                targets,
+                targets.normaliser * repeats,
+            )
+            _add(terms, {f"denoising_{name}": value for name, value in layer_terms.items()})
+    return terms
+
+
+def match(logits: Tensor, boxes: Tensor, targets: DetectionTargets) -> Tensor:
+    """Hungarian matching of every layer and image.
+
+    ``logits`` is ``[layers, batch, queries, groups]``, ``boxes`` ``[layers, batch, queries, 4]``. Returns the object index
+    of every query, -1 where it matches none: ``[layers, batch, queries]`` int64.
+    """
+    with torch.no_grad():
+        membership = targets.groups.float()
+        share = membership / membership.sum(dim=-1, keepdim=True).clamp(min=1)
+        class_cost = _class_cost(logits.float()) @ share.transpose(-1, -2)
+        box_cost = torch.cdist(boxes.float(), targets.boxes.expand(boxes.shape[0], -1, -1, -1), p=1)
+        iou_cost = -generalised_iou(to_corners(boxes.float())[..., :, None, :], to_corners(targets.boxes)[:, None, :, :])
+        cost = (CLASS_WEIGHT * class_cost + BOX_WEIGHT * box_cost + IOU_WEIGHT * iou_cost).cpu().numpy()
+        counts = targets.mask.sum(dim=1).tolist()
+        result = torch.full(logits.shape[:3], -1, dtype=torch.long)
+        for layer in range(cost.shape[0]):
+            for image, count in enumerate(counts):
+                if count:
+                    queries, objects = linear_sum_assignment(cost[layer, image, :, :count])
+                    result[layer, image, queries] = torch.as_tensor(objects)
+    return result.to(logits.device)
+
+
+def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Sigmoid focal loss (alpha 0.25, gamma 2), element by element."""
+    probability = torch.sigmoid(logits)
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    agreement = probability * target + (1 - probability) * (1 - target)
+    balance = _ALPHA * target + (1 - _ALPHA) * (1 - target)
+    return balance * (1 - agreement) ** _GAMMA * entropy
+
+
+def _layer_terms(
+    logits: Tensor, boxes: Tensor, matches: Tensor, link_mask: Tensor, targets: DetectionTargets, normaliser: float
+) -> dict[str, Tensor]:
+    """``matches`` is ``[batch, queries]``: the object of every query or -1."""
+    matched = matches >= 0
+    objects = matches.clamp(min=0)
+    membership = targets.groups.float().gather(1, objects[..., None].expand(-1, -1, targets.groups.shape[-1]))
+    target = membership * matched[..., None]
+    class_term = (focal_loss(logits, target) * link_mask[:, None, :]).sum()
+    wanted = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))[matched]
+    found = boxes[matched]
+    box_term = (found - wanted).abs().sum()
+    iou_term = (1 - generalised_iou(to_corners(found), to_corners(wanted))).sum()
+    return {
+        "class": CLASS_WEIGHT * class_term / normaliser,
+        "box": BOX_WEIGHT * box_term / normaliser,
+        "iou": IOU_WEIGHT * iou_term / normaliser,
+    }
+
+
+def _class_cost(logits: Tensor) -> Tensor:
+    probability = torch.sigmoid(logits)
+    positive = _ALPHA * (1 - probability) ** _GAMMA * -functional.logsigmoid(logits)
+    negative = (1 - _ALPHA) * probability**_GAMMA * -functional.logsigmoid(-logits)
+    return positive - negative
+
+
+def _add(terms: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for name, value in more.items():
+        terms[name] = terms[name] + value if name in terms else value

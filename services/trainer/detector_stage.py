@@ -1,0 +1,151 @@
+"""Trains the detector alone: a table of categories stands where the MLLM's link embeddings will stand.
+
+The table plays the part that a pre-trained text encoder plays for Grounding DINO, which VisionLLM v2 starts from. The joint
+stage takes the detector over and teaches the MLLM to speak to it; the table is kept only as that stage's starting aid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from services.detection.model import Detector
+from services.detection.structures import DetectionTargets
+from services.trainer.dense_supervision import DenseHead, category_map, sample_cells
+from services.trainer.detection_samples import image_targets, pad_targets
+from services.trainer.distributed import mean_over_ranks
+from services.trainer.recipe import Recipe
+from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
+from services.trainer.scenes.scene import Scene
+from services.trainer.stage import Stage
+
+_MOST_GROUPS = 8
+_DENSE_STRIDE = 8
+_DENSE_WEIGHT = 1.0
+# Noise on the table's rows, relative to their length: the MLLM's links will never be exact.
+_LINK_NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class _Sample:
+    pixels: Tensor
+    # Category index of each group.
+    categories: list[int]
+    targets: tuple[Tensor, Tensor]
+    cells: Tensor
+
+
+@dataclass(frozen=True)
+class _Batch:
+    pixels: Tensor
+    categories: Tensor
+    link_mask: Tensor
+    targets: DetectionTargets
+    cells: Tensor
+
+
+class CategoryTable(nn.Embedding):
+    """One stand-in link embedding a category: ``[categories, link_width]``."""
+
+    def __init__(self, link_width: int) -> None:
+        super().__init__(len(CATEGORIES), link_width)
+
+    def save(self, path: Path) -> None:
+        """Write the table as safetensors."""
+        save_file({"weight": self.weight.detach().contiguous()}, path)
+
+    def restore(self, path: Path) -> None:
+        """Read a table that ``save`` wrote."""
+        self.load_state_dict(load_file(path))
+
+
+class DetectorStage(Stage):
+    """See the module's docstring."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.detector = Detector(recipe.detector)
+        self.table = CategoryTable(recipe.detector.link_width)
+        self.dense = DenseHead(recipe.detector.width)
+        if "detector" in recipe.start_from:
+            folder = recipe.start_from["detector"]
+            self.detector.load_stored(load_file(folder / "model.safetensors"))
+            self.table.restore(folder / "categories.safetensors")
+        self.model = nn.ModuleDict({"detector": self.detector, "table": self.table, "dense": self.dense})
+
+    def prepare(self, scene: Scene, seed: int) -> _Sample:
+        """Ask for some of the present categories and some absent ones, in random order."""
+        rng = np.random.default_rng((seed, 1))
+        present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
+        rng.shuffle(present)
+        asked = present[: rng.integers(1, len(present) + 1)] if rng.uniform() < 0.95 else []
+        absent = [index for index in rng.permutation(len(CATEGORIES))[:_MOST_GROUPS] if index not in present]
+        asked = asked + [int(index) for index in absent[: rng.integers(0 if asked else 1, _MOST_GROUPS - len(asked) + 1)]]
+        rng.shuffle(asked)
+        groups = [
+            [number for number, thing in enumerate(scene.objects) if CATEGORY_INDEX[thing.category.key] == category]
+            for category in asked
+        ]
+        cells = self.recipe.detector.image_side // _DENSE_STRIDE
+        longer = max(scene.height, scene.width)
+        extent = (scene.height / longer, scene.width / longer)
+        return _Sample(
+            pixels=self.detector.prepare(scene.image).pixels,
+            categories=asked,
+            targets=image_targets(scene, groups),
+            cells=torch.from_numpy(sample_cells(category_map(scene), cells, cells, extent)),
+        )
+
+    def collate(self, samples: Sequence[_Sample]) -> _Batch:
+        """See ``Stage``."""
+        longest = max(len(sample.categories) for sample in samples)
+        categories = torch.zeros(len(samples), longest, dtype=torch.long)
+        link_mask = torch.zeros(len(samples), longest, dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            categories[row, : len(sample.categories)] = torch.tensor(sample.categories)
+            link_mask[row, : len(sample.categories)] = True
+        return _Batch(
+            pixels=torch.stack([sample.pixels for sample in samples]),
+            categories=categories,
+            link_mask=link_mask,
+            targets=pad_targets([sample.targets for sample in samples]),
+            cells=torch.stack([sample.cells for sample in samples]),
+        )
+
+    def losses(self, batch: _Batch) -> dict[str, Tensor]:
+        """See ``Stage``."""
+        device = self.table.weight.device
+        links = self.table(batch.categories.to(device))
+        links = links + torch.randn_like(links) * links.detach().std() * _LINK_NOISE
+        targets = to_device(batch.targets, device)
+        targets = replace(targets, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), device)))
+        features = self.detector.encode(batch.pixels.to(device))
+        outputs = self.detector(features, links, batch.link_mask.to(device), targets)
+        terms = self.detector.loss(outputs, targets)
+        return {**terms, "dense": _DENSE_WEIGHT * self.dense(features[0], batch.cells.to(device))}
+
+    def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        """AP of the present categories and the share of right presence answers, asking for present and absent ones."""
+        from services.trainer.detection_evaluation import evaluate_detector
+
+        return evaluate_detector(self.detector, lambda categories: self.table.weight[torch.tensor(categories)], scenes)
+
+    def export(self, folder: Path) -> None:
+        """Detector weights as the service loads them, and the table beside them."""
+        self.detector.save(folder)
+        self.table.save(folder / "categories.safetensors")
+
+
+def to_device(targets: DetectionTargets, device: torch.device) -> DetectionTargets:
+    """The same targets on ``device``."""
+    return replace(
+        targets, boxes=targets.boxes.to(device), groups=targets.groups.to(device), mask=targets.mask.to(device)
+    )
+
+

@@ -1,0 +1,78 @@
+"""A recipe: one YAML file that says what a training run trains, on what, and for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from services.detection.configuration import DetectorConfig
+from superlink.configuration import Section, load_yaml
+
+
+class Schedule(Section):
+    """How long, how large, how fast."""
+
+    steps: PositiveInt
+    # Scenes a step on each rank.
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    # Multiplies the learning rate of the parts it names: {"mllm": 0.3, "detector.backbone": 0.1}.
+    learning_rate_factors: dict[str, float] = {}
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    # The cosine ends at this share of the learning rate.
+    final_learning_rate: float = Field(default=0.02, ge=0, le=1)
+    gradient_clip: PositiveFloat = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Data(Section):
+    """Where samples come from: scenes are composed as they are needed and never stored."""
+
+    styles: tuple[str, ...] = ("noto", "twemoji", "openmoji")
+    # First scene seed of the run; the run uses one seed a sample from here on.
+    first_seed: int = Field(default=0, ge=0)
+    smallest_side: PositiveInt = 128
+    largest_side: PositiveInt = 320
+    # Processes that compose scenes; 0 composes them in the training process.
+    workers: int = Field(default=1, ge=0)
+    # Conversations a scene is talked about in, beside the one that the detector sees.
+    extra_conversations: int = Field(default=1, ge=0)
+
+
+class Evaluation(Section):
+    """Evaluation during training."""
+
+    every_steps: PositiveInt = 500
+    scenes: PositiveInt = 96
+
+
+class Checkpoints(Section):
+    """Checkpoints for resuming."""
+
+    every_steps: PositiveInt = 250
+
+
+class Recipe(Section):
+    """One training run."""
+
+    name: str
+    # detector: the detector alone, with a table of categories in place of the MLLM's link embeddings.
+    # chat: the MLLM alone, on conversations. joint: both, through the super link.
+    stage: Literal["detector", "chat", "joint"]
+    seed: int = 0
+    threads: PositiveInt = 2
+    schedule: Schedule
+    data: Data = Data()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    detector: DetectorConfig = DetectorConfig()
+    # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.
+    start_from: dict[str, Path] = {}
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe. Raises ConfigurationError naming the key and the nearest valid one."""
+    return load_yaml(path, Recipe)

@@ -1,0 +1,62 @@
+"""What a composed scene is: an image with complete ground truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Category:
+    """One kind of thing that scenes show."""
+
+    # Stable identifier: the English singular in lower_snake_case, "hot_dog".
+    key: str
+    # "animals", "food" ...
+    group: str
+    # The emoji whose art is drawn.
+    emoji: str
+    english: str
+    english_plural: str
+    chinese: str
+    # The Chinese measure word: 只, 辆 ...
+    measure_word: str
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One thing in a scene, as far as it is visible."""
+
+    category: Category
+    # Tight box of the visible pixels: x1, y1, x2, y2 in pixels, x2 and y2 exclusive.
+    box: tuple[float, float, float, float]
+    # [height, width] bool: the visible pixels.
+    mask: NDArray[np.bool_]
+    # Visible pixels.
+    area: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A composed image and everything in it."""
+
+    # [height, width, 3] uint8 RGB.
+    image: NDArray[np.uint8]
+    # In drawing order: later ones lie on top.
+    objects: tuple[SceneObject, ...]
+    # "noto", "twemoji", "openmoji" (and for generalisation only: "fluent", "blobmoji").
+    style: str
+    # The seed that reproduces it.
+    seed: int
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.image.shape[1])

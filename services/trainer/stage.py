@@ -1,0 +1,80 @@
+"""What the training loop asks of a stage, and the streams of scenes that stages learn from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+
+from services.trainer.recipe import Data, Recipe
+from services.trainer.scenes.composer import Composer, ComposerOptions
+from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.sprites import load_sprites
+
+
+class Stage(ABC):
+    """One way of training. ``model`` holds all parts, trained or frozen; its state is what checkpoints keep."""
+
+    model: nn.Module
+
+    @abstractmethod
+    def __init__(self, recipe: Recipe) -> None: ...
+
+    @abstractmethod
+    def prepare(self, scene: Scene, seed: int) -> Any:
+        """Turn a scene into one training sample; runs in a data process and depends on nothing but its arguments."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Make a batch of samples."""
+
+    @abstractmethod
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Weighted loss terms of a batch, on this rank, normalised by global counts; their sum is minimised."""
+
+    @abstractmethod
+    def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        """Figures on held-out scenes, for TensorBoard and the log."""
+
+    @abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write what the services load."""
+
+
+class SceneStream(Dataset[Any]):
+    """Sample ``index`` is made from scene seed ``first_seed + index``: the stream has no state, so it can start anywhere."""
+
+    def __init__(self, stage: Stage, data: Data) -> None:
+        self.stage = stage
+        self.first_seed = data.first_seed
+        self.composer = make_composer(data)
+
+    def __getitem__(self, index: int) -> Any:
+        seed = self.first_seed + index
+        return self.stage.prepare(self.composer.compose(seed), seed)
+
+
+class StepSampler(Sampler[list[int]]):
+    """The sample numbers of every step of one rank, beginning at any step."""
+
+    def __init__(self, first_step: int, steps: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.steps = range(first_step, steps)
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def make_composer(data: Data) -> Composer:
+    """The composer that a recipe's data section describes."""
+    options = ComposerOptions(styles=data.styles, smallest_side=data.smallest_side, largest_side=data.largest_side)
+    return Composer(load_sprites(), options)
