@@ -80,13 +80,14 @@ class MllmConfig(Section):
     @property
     def max_tokens(self) -> int:
         """Context length in tokens."""
-        return int(self.internvl().text_config.max_position_embeddings)
+        text: Any = self.internvl().text_config
+        return int(text.max_position_embeddings)
 
     @property
     def tokens_per_tile(self) -> int:
         """Image tokens of one tile."""
-        patch = self.internvl().vision_config.patch_size[0]
-        return int((self.tile_size // patch * self.downsample_ratio) ** 2)
+        vision: Any = self.internvl().vision_config
+        return int((self.tile_size // vision.patch_size[0] * self.downsample_ratio) ** 2)
 
     def internvl(self) -> InternVLConfig:
         """The configuration of the transformers classes that carry the weights."""

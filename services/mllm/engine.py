@@ -7,10 +7,11 @@ thread: it steps everybody who runs, answers the fast-path requests that wait, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TypeVar
 
 import grpc
@@ -46,7 +47,7 @@ class Engine:
     ) -> None:
         """``limits.max_batch_size`` rows run together; ``limits.max_queue_size`` requests may wait."""
         # Features [image tokens, hidden] by the key of ``ImageInput``.
-        self.features: FeatureCache[Tensor] = FeatureCache(feature_cache_entries, metrics.count_cache_lookup)
+        self.features: FeatureCache[Tensor] = FeatureCache(feature_cache_entries)
         self._max_tokens = model.config.max_tokens
         self._side = ModelSide(model, tokenizer, limits.max_batch_size, self.features.keep)
         self._thread = thread
@@ -57,6 +58,8 @@ class Engine:
         self._running: list[GenerateJob] = []
         # How long an answer usually takes, in seconds: what a refused caller is advised to wait.
         self._typical_s = 0.5
+        # Requests inside, those whose images are still being decoded included.
+        self._admitted = 0
         self._changed = asyncio.Event()
         self._closed = False
         self._task: asyncio.Task[None] | None = None
@@ -72,6 +75,21 @@ class Engine:
         if self._task is not None:
             await self._task
 
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[None]:
+        """Hold a place in the worker while a request's images are decoded, before it can be queued.
+
+        Raises SuperlinkError (RESOURCE_EXHAUSTED with a retry delay) when as many requests are inside as may wait and
+        run.
+        """
+        if self._admitted >= self._limits.max_queue_size + self._limits.max_batch_size:
+            raise self._overloaded(self._admitted)
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+
     async def link(
         self, rendered: Rendered, images: Sequence[ImageInput], decoder: str, deadline: float = math.inf
     ) -> Linked:
@@ -86,7 +104,7 @@ class Engine:
 
     async def generate(
         self, rendered: Rendered, images: Sequence[ImageInput], sampling: Sampling, deadline: float = math.inf
-    ) -> AsyncIterator[AnswerEvent | Times]:
+    ) -> AsyncGenerator[AnswerEvent | Times, None]:
         """Let the model go on from ``rendered``. ``Times`` and then the ``FinishEvent`` come last.
 
         Closing the iterator takes the request out of the batch before the next step. Raises SuperlinkError.
@@ -123,16 +141,18 @@ class Engine:
                 "shutting_down", "The worker is shutting down.", status=grpc.StatusCode.UNAVAILABLE, retry_after_ms=1000
             )
         if self._waiting >= self._limits.max_queue_size:
-            self._metrics.count_request("rejected")
-            turns = 1 + self._waiting / self._limits.max_batch_size
-            raise SuperlinkError(
-                "queue_full",
-                f"{self._waiting} requests are waiting, which is all that may. Try again after the delay.",
-                status=grpc.StatusCode.RESOURCE_EXHAUSTED,
-                retry_after_ms=math.ceil(turns * self._typical_s * 1000),
-            )
+            raise self._overloaded(self._waiting)
         queue.append(job)
         self._signal()
+
+    def _overloaded(self, ahead: int) -> SuperlinkError:
+        self._metrics.count_request("rejected")
+        return SuperlinkError(
+            "queue_full",
+            f"{ahead} requests are before this one, which is all that may. Try again after the delay.",
+            status=grpc.StatusCode.RESOURCE_EXHAUSTED,
+            retry_after_ms=math.ceil((1 + ahead / self._limits.max_batch_size) * self._typical_s * 1000),
+        )
 
     @property
     def _waiting(self) -> int:

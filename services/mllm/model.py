@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +70,9 @@ class Mllm(nn.Module):
         self.config = config
         internvl = config.internvl()
         self.internvl = InternVLForConditionalGeneration(internvl)
-        self.hidden_size: int = internvl.text_config.hidden_size
-        self._layer_types = set(getattr(internvl.text_config, "layer_types", None) or ["full_attention"])
+        text: Any = internvl.text_config
+        self.hidden_size: int = text.hidden_size
+        self._layer_types = set(getattr(text, "layer_types", None) or ["full_attention"])
         if self._layer_types != {"full_attention"}:
             raise WeightsError(f"Layers with {self._layer_types} are not supported, only full attention.")
         if config.public is None:
@@ -118,17 +120,18 @@ class Mllm(nn.Module):
             )
         except (OSError, ValueError) as error:
             raise WeightsError(f"{folder} is not an InternVL checkpoint with safetensors: {error}") from error
-        rows = internvl.get_input_embeddings().weight.shape[0]
+        rows: int = internvl.lm_head.out_features
         if len(tokenizer) > rows:
             internvl.resize_token_embeddings(len(tokenizer))
             rows = len(tokenizer)
+        vision: Any = internvl.config.vision_config
         config = MllmConfig.for_tokenizer(
             tokenizer,
             name=name or folder.name,
             adapter_version=adapter_version,
             routes=tuple(routes),
             vocab_size=rows,
-            tile_size=internvl.config.vision_config.image_size[0],
+            tile_size=vision.image_size[0],
             downsample_ratio=internvl.config.downsample_ratio,
             public=internvl.config.to_dict(),
         )
@@ -240,7 +243,7 @@ class Mllm(nn.Module):
 
     def slot_cache(self, slots: int) -> SlotCache:
         """Key-value memory for ``slots`` running sequences."""
-        text = self.internvl.config.text_config
+        text: Any = self.internvl.config.text_config
         weight = self.internvl.lm_head.weight
         head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return SlotCache(

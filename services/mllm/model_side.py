@@ -135,11 +135,11 @@ class ModelSide:
             return jobs
         device = self._model.internvl.lm_head.weight.device
         tiles = torch.cat(list(pixels.values()))
-        encoded = torch.cat([self._model.encode_images(some.to(device)) for some in tiles.split(TILES_PER_PASS)])
-        made = {
-            key: features.flatten(0, 1)  # (tiles, tokens a tile, hidden) -> (tokens, hidden)
-            for key, features in zip(pixels, encoded.split([len(own) for own in pixels.values()]), strict=True)
-        }
+        passes = torch.split(tiles, TILES_PER_PASS)
+        encoded = torch.cat([self._model.encode_images(some.to(device)) for some in passes])
+        by_image = torch.split(encoded, [len(own) for own in pixels.values()])
+        # (tiles, tokens a tile, hidden) -> (tokens, hidden)
+        made = {key: features.flatten(0, 1) for key, features in zip(pixels, by_image, strict=True)}
         for key, features in made.items():
             self._keep_features(key, features)
         for job in jobs:

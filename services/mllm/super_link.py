@@ -46,7 +46,7 @@ class ProjectionHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """``[groups, queries, hidden]`` to ``[groups, width]``, or ``[groups, queries, width]`` when not pooled."""
-        projected: Tensor = self.layers(states)
+        projected: Tensor = self.layers(states)  # (groups, queries, width)
         return projected.mean(dim=1) if self.pooled else projected
 
 
@@ -79,7 +79,8 @@ class SuperLink(nn.Module):
 
     def queries(self, route: str) -> Tensor:
         """The query table ``[queries, hidden]`` of ``route``."""
-        return self.tables[_key(route)]
+        table: Tensor = self.tables[_key(route)]
+        return table
 
     def all_queries(self) -> Tensor:
         """Every table, one under the other; ``first_row`` says where each route's starts."""

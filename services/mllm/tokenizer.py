@@ -141,8 +141,10 @@ class MllmTokenizer:
         return self._tokenizer.id_to_token(token_id) or ""
 
     def _id(self, token: str) -> int:
-        token_id: int = self._tokenizer.token_to_id(token)
-        return token_id
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise KeyError(token)
+        return int(token_id)
 
     def _token_bytes(self) -> list[bytes]:
         byte_of_character = _byte_of_character()

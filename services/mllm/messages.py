@@ -1,0 +1,140 @@
+"""Protocol messages of the MLLM service to conversations and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from services.mllm.batch import FinishReason, GroupEvent
+from services.mllm.config import MllmConfig
+from services.mllm.conversation import (
+    ImagePart,
+    Observation,
+    ObservedGroup,
+    ObservedObject,
+    Part,
+    RoleName,
+    RoutedPhrase,
+    Text,
+    Turn,
+)
+from services.mllm.sampling import Sampling
+from services.runtime.tensors import tensor_to_message
+from superlink.errors import invalid_argument
+from superlink.profile import ImageLimits
+from superlink.v1 import mllm_pb2, types_pb2
+
+_ROLES: dict[int, RoleName] = {
+    mllm_pb2.ROLE_SYSTEM: "system",
+    mllm_pb2.ROLE_USER: "user",
+    mllm_pb2.ROLE_ASSISTANT: "assistant",
+}
+
+_FINISH_REASONS = {
+    FinishReason.STOP: mllm_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: mllm_pb2.FINISH_REASON_LENGTH,
+    FinishReason.OBSERVE: mllm_pb2.FINISH_REASON_OBSERVE,
+}
+
+
+def turns_of(messages: Sequence[mllm_pb2.Message]) -> tuple[list[Turn], list[types_pb2.Image]]:
+    """The turns of ``messages``, and their images in reading order.
+
+    Raises SuperlinkError: ``empty_prompt`` when nobody says anything, ``invalid_message`` for a message without a role
+    or a part without content.
+    """
+    turns: list[Turn] = []
+    images: list[types_pb2.Image] = []
+    for number, message in enumerate(messages):
+        role = _ROLES.get(message.role)
+        if role is None:
+            raise invalid_argument(
+                "invalid_message", f"Message {number} has no role. Roles are system, user and assistant."
+            )
+        turns.append(Turn(role, tuple(_part(part, number, images) for part in message.parts)))
+    if not any(turn.role == "user" for turn in turns):
+        raise invalid_argument("empty_prompt", "The conversation has no user message. Say what you want to know.")
+    asked = [turn for turn in turns if turn.role == "user"][-1]
+    if not any(isinstance(part, Text) and part.text.strip() for part in asked.parts):
+        raise invalid_argument("empty_prompt", "The last user message has no words. Say what you want to know.")
+    return turns, images
+
+
+def sampling_of(message: mllm_pb2.Sampling, default_max_new_tokens: int) -> Sampling:
+    """Sampling settings with their defaults. Raises SuperlinkError (``invalid_sampling``)."""
+    if not (math.isfinite(message.temperature) and message.temperature >= 0):
+        raise invalid_argument("invalid_sampling", f"temperature is {message.temperature}; it must be 0 or more.")
+    if not 0 <= message.top_p <= 1:
+        raise invalid_argument("invalid_sampling", f"top_p is {message.top_p}; it must lie in 0..1.")
+    return Sampling(
+        temperature=message.temperature,
+        top_p=message.top_p or 1.0,
+        seed=message.seed,
+        max_new_tokens=message.max_new_tokens or default_max_new_tokens,
+        stop=tuple(message.stop),
+    )
+
+
+def group_message(event: GroupEvent) -> types_pb2.LinkGroup:
+    """A finished group of a generated answer."""
+    return types_pb2.LinkGroup(
+        route=event.route,
+        phrase=event.phrase.text,
+        span=types_pb2.Span(start=event.phrase.start, end=event.phrase.end),
+        embedding=tensor_to_message(event.embedding),
+        log_probability=event.log_probability,
+    )
+
+
+def finish_message(reason: FinishReason, timings: Sequence[types_pb2.Timing]) -> mllm_pb2.Finish:
+    """The last event of an answer."""
+    return mllm_pb2.Finish(reason=_FINISH_REASONS[reason], timings=timings)
+
+
+def timings_of(prepare_s: float, queue_s: float, compute_s: float, total_s: float) -> list[types_pb2.Timing]:
+    """Where the time of one request went."""
+    phases = {"prepare": prepare_s, "queue": queue_s, "compute": compute_s, "total": total_s}
+    return [
+        types_pb2.Timing(service="mllm", phase=phase, milliseconds=1000 * seconds) for phase, seconds in phases.items()
+    ]
+
+
+def describe_message(config: MllmConfig, max_images: int, limits: ImageLimits) -> mllm_pb2.DescribeMllmResponse:
+    """What the model is, which routes it knows, and its limits."""
+    return mllm_pb2.DescribeMllmResponse(
+        name=config.name,
+        version=config.version,
+        routes=[
+            mllm_pb2.Route(
+                token=route.token,
+                decoder=route.decoder,
+                queries_per_group=route.queries,
+                link_width=route.width,
+                adapter_version=config.adapter_version,
+            )
+            for route in config.routes
+        ],
+        max_tokens=config.max_tokens,
+        max_images=max_images,
+        max_image_bytes=limits.max_image_bytes,
+        max_image_pixels=limits.max_image_pixels,
+    )
+
+
+def _part(part: mllm_pb2.Part, message: int, images: list[types_pb2.Image]) -> Part:
+    kind = part.WhichOneof("part")
+    if kind == "text":
+        return Text(part.text)
+    if kind == "image":
+        images.append(part.image)
+        return ImagePart(len(images) - 1)
+    if kind == "routed_phrase":
+        return RoutedPhrase(part.routed_phrase.route, part.routed_phrase.phrase)
+    if kind == "observation":
+        return Observation(tuple(_observed_group(group) for group in part.observation.groups))
+    raise invalid_argument("invalid_message", f"Message {message} has a part without content.")
+
+
+def _observed_group(group: mllm_pb2.ObservedGroup) -> ObservedGroup:
+    objects = tuple(ObservedObject(item.x1, item.y1, item.x2, item.y2, item.score) for item in group.objects)
+    return ObservedGroup(group.route, group.phrase, objects, group.failed)

@@ -1,0 +1,216 @@
+"""The MLLM worker: ``python -m services.mllm.service --profile tiny``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from services.mllm.batch import FinishEvent, GroupEvent, TextEvent
+from services.mllm.config import MllmConfig
+from services.mllm.conversation import ConversationError, ImagePart, Rendered, Text, Turn, fast_path, render
+from services.mllm.engine import Engine
+from services.mllm.jobs import ImageInput, Times
+from services.mllm.messages import (
+    describe_message,
+    finish_message,
+    group_message,
+    sampling_of,
+    timings_of,
+    turns_of,
+)
+from services.mllm.model import Mllm
+from services.mllm.sampling import Sampling
+from services.mllm.tiling import cut_tiles, share_tiles
+from services.mllm.tokenizer import MllmTokenizer
+from services.runtime.images import ImageExecutor, image_digest
+from services.runtime.metrics import WorkerMetrics
+from services.runtime.model_thread import ModelThread
+from services.runtime.tensors import tensor_to_message
+from services.runtime.worker import Worker, run_worker
+from superlink.errors import invalid_argument
+from superlink.profile import Profile, weights_folder
+from superlink.serving import Context, GrpcServer, deadline_of
+from superlink.v1 import mllm_pb2, mllm_pb2_grpc, types_pb2
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "mllm"
+
+
+class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
+    """Loads the model, turns messages into conversations, and the engine's events into messages."""
+
+    def __init__(self, profile: Profile, metrics: WorkerMetrics) -> None:
+        self._settings = profile.mllm
+        self._limits = profile.images
+        self._metrics = metrics
+        self._thread = ModelThread(self._settings.threads)
+        self._images = ImageExecutor(profile.images)
+        self._tokenizer: MllmTokenizer
+        self._config: MllmConfig
+        self._engine: Engine
+
+    def register(self, server: GrpcServer) -> None:
+        """Add ``superlink.v1.Mllm``."""
+        server.add(mllm_pb2_grpc.add_MllmServicer_to_server, self, "superlink.v1.Mllm")
+
+    async def start(self) -> None:
+        """Load the weights and answer a first question of each kind. Raises WeightsError."""
+        model, self._tokenizer = await self._thread.run(Mllm.load, weights_folder(self._settings))
+        self._config = model.config
+        self._tokens_per_tile = model.config.tokens_per_tile
+        self._decoder_of_route = {route.token: route.decoder for route in model.config.routes}
+        self._engine = Engine(
+            model,
+            self._tokenizer,
+            self._thread,
+            self._settings.batch,
+            self._metrics,
+            self._settings.feature_cache_entries,
+        )
+        self._engine.start()
+        await self._warm_up(self._engine)
+
+    def drain(self) -> None:
+        """Nothing ever waits for company here, so there is nothing to hurry."""
+
+    async def close(self) -> None:
+        """Stop the engine and the threads."""
+        if hasattr(self, "_engine"):
+            await self._engine.close()
+        self._thread.close()
+        self._images.close()
+
+    async def Describe(  # noqa: N802
+        self, request: mllm_pb2.DescribeMllmRequest, context: Context
+    ) -> mllm_pb2.DescribeMllmResponse:
+        """What the model is and which routes it knows."""
+        del request, context
+        return describe_message(self._config, self._settings.max_images, self._limits)
+
+    async def Generate(  # noqa: N802
+        self, request: mllm_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[mllm_pb2.GenerateEvent]:
+        """Stream the model's own answer."""
+        began = time.monotonic()
+        turns, images = turns_of(request.messages)
+        sampling = sampling_of(request.sampling, self._settings.max_new_tokens)
+        with self._engine.admission():
+            inputs = await self._prepare(images)
+            rendered = self._render(turns, inputs, for_generation=True)
+            prepare_s = time.monotonic() - began
+            times = Times(0.0, 0.0)
+            answer = self._engine.generate(rendered, inputs, sampling, deadline_of(context))
+            async with contextlib.aclosing(answer) as events:
+                async for event in events:
+                    if isinstance(event, TextEvent):
+                        yield mllm_pb2.GenerateEvent(text_delta=mllm_pb2.TextDelta(text=event.text))
+                    elif isinstance(event, GroupEvent):
+                        yield mllm_pb2.GenerateEvent(link_group=group_message(event))
+                    elif isinstance(event, Times):
+                        times = event
+                    elif isinstance(event, FinishEvent):
+                        yield mllm_pb2.GenerateEvent(usage=self._usage(rendered, event.completion_tokens))
+                        total_s = time.monotonic() - began
+                        timings = timings_of(prepare_s, times.queue_s, times.compute_s, total_s)
+                        yield mllm_pb2.GenerateEvent(finish=finish_message(event.reason, timings))
+
+    async def Link(self, request: mllm_pb2.LinkRequest, context: Context) -> mllm_pb2.LinkResponse:  # noqa: N802
+        """The fast path: link embeddings of known phrases from one prefill."""
+        began = time.monotonic()
+        if request.route not in self._decoder_of_route:
+            known = ", ".join(self._decoder_of_route)
+            raise invalid_argument("unknown_route", f"Unknown route {request.route!r}. This model knows {known}.")
+        phrases = [" ".join(phrase.split()) for phrase in request.phrases]
+        if not phrases or not all(phrases):
+            raise invalid_argument("empty_phrase", "Name at least one thing to look for, and leave none empty.")
+        with self._engine.admission():
+            inputs = await self._prepare([request.image])
+            rendered = self._render(fast_path(request.route, phrases), inputs, for_generation=False)
+            prepare_s = time.monotonic() - began
+            decoder = self._decoder_of_route[request.route]
+            linked = await self._engine.link(rendered, inputs, decoder, deadline_of(context))
+        groups = [
+            types_pb2.LinkGroup(route=request.route, phrase=phrase, embedding=tensor_to_message(embedding))
+            for phrase, embedding in zip(request.phrases, linked.embeddings, strict=True)
+        ]
+        timings = timings_of(prepare_s, linked.queue_s, linked.compute_s, time.monotonic() - began)
+        return mllm_pb2.LinkResponse(groups=groups, usage=self._usage(rendered, 0), timings=timings)
+
+    async def _warm_up(self, engine: Engine) -> None:
+        """Answer one question and one fast-path request about a grey picture."""
+        side = self._config.tile_size
+        tiles = cut_tiles(Image.new("RGB", (side, side), (128, 128, 128)), 1, side)
+        inputs = [ImageInput("warm-up", tiles)]
+        question = self._render([Turn("user", (ImagePart(0), Text("?")))], inputs, for_generation=True)
+        async with contextlib.aclosing(engine.generate(question, inputs, Sampling(max_new_tokens=8))) as events:
+            async for _ in events:
+                pass
+        for route in self._config.routes:
+            rendered = self._render(fast_path(route.token, ["?"]), inputs, for_generation=False)
+            await engine.link(rendered, inputs, route.decoder)
+        engine.features.clear()
+
+    async def _prepare(self, images: Sequence[types_pb2.Image]) -> list[ImageInput]:
+        """Features of images seen before, tiles of the others. Raises SuperlinkError."""
+        if len(images) > self._settings.max_images:
+            raise invalid_argument(
+                "too_many_images",
+                f"The conversation has {len(images)} images; this model takes {self._settings.max_images}.",
+            )
+        began = time.monotonic()
+        budget = share_tiles(self._settings.max_tiles, len(images))
+        inputs = [await self._prepare_image(image, budget) for image in images]
+        if images:
+            self._metrics.observe_prepare(time.monotonic() - began)
+        return inputs
+
+    async def _prepare_image(self, image: types_pb2.Image, max_tiles: int) -> ImageInput:
+        digest = image_digest(image)
+        key = f"{digest}:{max_tiles}"
+        features = self._engine.features.find(key)
+        self._metrics.count_cache_lookup(features is not None)
+        if features is not None:
+            return ImageInput(key, None, features)
+        decoded = await self._images.decode(image, digest)
+        tiles = await self._images.run(_cut, decoded.pixels, max_tiles, self._config.tile_size)
+        return ImageInput(key, tiles)
+
+    def _render(self, turns: Sequence[Turn], inputs: Sequence[ImageInput], for_generation: bool) -> Rendered:
+        counts = [self._token_count(image) for image in inputs]
+        try:
+            return render(turns, self._tokenizer, counts, for_generation)
+        except ConversationError as error:
+            raise invalid_argument("invalid_message", str(error)) from error
+
+    def _token_count(self, image: ImageInput) -> int:
+        if image.features is not None:
+            return image.features.shape[0]
+        return 0 if image.pixels is None else image.pixels.shape[0] * self._tokens_per_tile
+
+    def _usage(self, rendered: Rendered, completion_tokens: int) -> mllm_pb2.Usage:
+        return mllm_pb2.Usage(
+            prompt_tokens=len(rendered.input_ids),
+            image_tokens=rendered.input_ids.count(self._tokenizer.image_context_id),
+            completion_tokens=completion_tokens,
+        )
+
+
+def _cut(pixels: np.ndarray[Any, np.dtype[np.uint8]], max_tiles: int, tile_size: int) -> Any:
+    return cut_tiles(Image.fromarray(pixels), max_tiles, tile_size)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the worker until it is told to end; returns the exit code."""
+    return run_worker(SERVICE, MllmService, lambda profile: profile.mllm, "mllm", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
