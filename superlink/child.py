@@ -1,7 +1,8 @@
 """Run one process of the stack so that it never outlives the process that started it.
 
-``python -m superlink.child FD MODULE [ARGUMENT ...]`` runs MODULE as ``__main__``. FD is the reading end of a pipe whose
-writing end only the parent holds: when the parent is gone, however it went, the pipe closes and this process stops.
+``python -m superlink.child FD MODULE [ARGUMENT ...]`` runs MODULE as ``__main__``. FD is the reading end of a pipe
+whose writing end only the parent holds: when the parent is gone, however it went, the pipe closes and this process
+stops.
 """
 
 from __future__ import annotations

@@ -108,7 +108,9 @@ def _draw_label(
     width, height = text_right + 6, text_bottom + 4
     x = max(0.0, min(left, canvas_size[0] - width))
     places = [y for y in (top - height, top, bottom) if 0 <= y <= canvas_size[1] - height] or [0.0]
-    y = next((y for y in places if not any(_overlap((x, y, x + width, y + height), other) for other in taken)), places[0])
+    y = next(
+        (y for y in places if not any(_overlap((x, y, x + width, y + height), other) for other in taken)), places[0]
+    )
     taken.append((x, y, x + width, y + height))
     pen.rectangle((x, y, x + width, y + height), fill=colour)
     pen.text((x + 3, y + 1), text, fill="white", font=font)

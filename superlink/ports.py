@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from superlink.profile import Profile
+from superlink.profile import OrchestratorSettings, Profile, WorkerSettings
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,12 @@ class PortUse:
 def ports_of(profile: Profile) -> tuple[PortUse, ...]:
     """Every port that the processes of ``profile`` bind, metrics included."""
     uses = [PortUse("gateway", "gateway.port", profile.gateway.host, profile.gateway.port)]
-    workers = [("orchestrator", "orchestrator", profile.orchestrator), ("mllm", "mllm", profile.mllm)]
-    workers += [(name, f"decoders.{name}", settings) for name, settings in profile.decoders.items()]  # type: ignore[misc]
-    for process, key, settings in workers:
+    servers: list[tuple[str, str, OrchestratorSettings | WorkerSettings]] = [
+        ("orchestrator", "orchestrator", profile.orchestrator),
+        ("mllm", "mllm", profile.mllm),
+        *((name, f"decoders.{name}", settings) for name, settings in profile.decoders.items()),
+    ]
+    for process, key, settings in servers:
         host, port = split_address(settings.address)
         uses.append(PortUse(process, f"{key}.address", host, port))
         if settings.metrics_port:
@@ -63,7 +66,7 @@ def explain_ports_in_use(uses: Iterable[PortUse]) -> str:
     """One sentence a port: who wanted it and which setting moves it."""
     return "\n".join(
         f"Port {use.port} on {use.host} is in use; {use.process} wants it. "
-        f"Stop what listens there, or move it with --set {moved_setting(use)}, or take any free ports with --free-ports."
+        f"Stop what listens there, or move it (--set {moved_setting(use)}), or take free ports (--free-ports)."
         for use in uses
     )
 

@@ -1,3 +1,273 @@
-"""What the gateway answers, as typed values. Unknown fields of newer gateways are ignored."""
+"""What the gateway answers, as typed values. Fields that a newer gateway adds are ignored."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Result(BaseModel):
+    """Base of everything that comes back: never changes after parsing."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Span(Result):
+    """Half-open range of code points in the answer's text: ``text[span.start : span.end]``."""
+
+    start: int
+    end: int
+
+
+class Box(Result):
+    """Corners in pixels of the upright image."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Detection(Result):
+    """One object and the words that asked for it."""
+
+    phrase: str
+    box: Box
+    # Calibrated probability in 0..1.
+    score: float
+
+
+class FoundObject(Result):
+    """One object as the wire has it."""
+
+    # COCO: x, y, width, height in pixels of the upright image.
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class CategoryObject(FoundObject):
+    """One object of the fast path."""
+
+    category: str
+
+
+class PhraseResult(Result):
+    """What a tool found for one phrase."""
+
+    phrase: str
+    # Where the phrase stands in the answer; None on the fast path.
+    span: Span | None = None
+    route: str = ""
+    # Whether it is in the image at all; None while the tool runs or when it failed.
+    found: bool | None = None
+    # Calibrated probability of the best candidate.
+    score: float | None = None
+    objects: tuple[FoundObject, ...] = Field(default=(), alias="detections")
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """The objects with the phrase that asked for them."""
+        return tuple(
+            Detection(phrase=self.phrase, box=_corners(found.bbox), score=found.score) for found in self.objects
+        )
+
+
+class Problem(Result):
+    """Why something failed: a problem document (RFC 9457)."""
+
+    code: str = "unknown"
+    detail: str = ""
+    service: str = ""
+    status: int = 500
+    request_id: str = ""
+    retryable: bool = False
+    retry_after_ms: int | None = None
+
+
+class Timing(Result):
+    """Where the time of one hop went."""
+
+    service: str
+    phase: str
+    milliseconds: float
+
+
+class ToolCall(Result):
+    """One call of a tool within an answer."""
+
+    id: str
+    tool: str
+    status: Literal["running", "completed", "failed"]
+    phrases: tuple[PhraseResult, ...] = ()
+    error: Problem | None = None
+    timings: tuple[Timing, ...] = ()
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """Everything that the call found."""
+        return tuple(_each(self.phrases))
+
+
+class ImageSize(Result):
+    """Pixels of the upright image."""
+
+    width: int
+    height: int
+
+
+class PromptTokens(Result):
+    """Of the prompt's tokens."""
+
+    image_tokens: int = 0
+
+
+class Usage(Result):
+    """Tokens, summed over the rounds of an answer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_tokens_details: PromptTokens = PromptTokens()
+
+
+class ObservedObject(Result):
+    """An object as the model read it."""
+
+    # x1, y1, x2, y2 in thousandths of the image's width and height.
+    box: tuple[int, int, int, int]
+    score: float
+
+
+class ObservedGroup(Result):
+    """What the model read about one phrase."""
+
+    phrase: str
+    route: str
+    objects: tuple[ObservedObject, ...] = ()
+    failed: bool = False
+
+
+class Observation(Result):
+    """Tool results that the model read before it went on."""
+
+    # Length of the answer when the model read them, in code points.
+    position: int
+    groups: tuple[ObservedGroup, ...] = ()
+
+
+class Answer(Result):
+    """The model's text and what the tools found for it."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    observations: tuple[Observation, ...] = ()
+    finish_reason: Literal["stop", "length"] = "stop"
+    model: str = ""
+    usage: Usage = Usage()
+    timings: tuple[Timing, ...] = ()
+    image: ImageSize | None = None
+    request_id: str = ""
+
+    @property
+    def phrases(self) -> tuple[PhraseResult, ...]:
+        """Every phrase that was given to a tool, in the order of the text."""
+        return tuple(phrase for call in self.tool_calls for phrase in call.phrases)
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """Everything that the tools found."""
+        return tuple(_each(self.phrases))
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """Why tool calls failed; the text stands without them."""
+        return tuple(call.error for call in self.tool_calls if call.error is not None)
+
+
+class Presence(Result):
+    """Whether one category is in the image at all."""
+
+    phrase: str
+    found: bool
+    # Calibrated probability of the best candidate.
+    score: float
+
+
+class DetectionAnswer(Result):
+    """What was found for a list of categories or a phrase."""
+
+    # One a category, in the order in which they were asked for.
+    presence: tuple[Presence, ...] = Field(default=(), alias="categories")
+    objects: tuple[CategoryObject, ...] = Field(default=(), alias="detections")
+    image: ImageSize | None = None
+    model: str = ""
+    usage: Usage = Usage()
+    timings: tuple[Timing, ...] = ()
+    request_id: str = ""
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """Everything that was found, best first."""
+        return tuple(
+            Detection(phrase=found.category, box=_corners(found.bbox), score=found.score) for found in self.objects
+        )
+
+
+class ServiceState(Result):
+    """Whether one service behind the gateway is ready."""
+
+    name: str
+    ready: bool
+    # Why it is not.
+    reason: str | None = None
+
+
+class Readiness(Result):
+    """Whether the gateway and everything behind it is ready."""
+
+    ready: bool
+    services: tuple[ServiceState, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCallChanged:
+    """A tool call began, found something or failed; replaces what was known of the call with the same id."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True)
+class ObservationRead:
+    """The model read results and goes on."""
+
+    observation: Observation
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event: the whole answer."""
+
+    answer: Answer
+
+
+AnswerEvent = TextDelta | ToolCallChanged | ObservationRead | Finished
+
+
+def _corners(bbox: tuple[float, float, float, float]) -> Box:
+    x, y, width, height = bbox
+    return Box(x1=x, y1=y, x2=x + width, y2=y + height)
+
+
+def _each(phrases: tuple[PhraseResult, ...]) -> Iterator[Detection]:
+    for phrase in phrases:
+        yield from phrase.detections

@@ -102,7 +102,7 @@ class LocalStack:
     ) -> None:
         self.profile = _with_overrides(profile, free_port_overrides(profile)) if ports == "free" else profile
         self.log_folder = log_folder or _default_log_folder(self.profile, ports)
-        self._on_event = on_event or (lambda event: None)
+        self._on_event = on_event
         self._startup_timeout_s = startup_timeout_s
         self._children = {plan.name: _Child(plan) for plan in plan_processes(self.profile)}
         # A plain flag: a signal handler may set it at any time, which no lock of threading survives for certain.
@@ -242,7 +242,7 @@ class LocalStack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(reading_end,),
-                # A session of its own: Ctrl-C in the terminal reaches this process only, which stops the children in order.
+                # A session of its own: Ctrl-C reaches this process only, which stops the children in order.
                 start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
@@ -322,7 +322,8 @@ class LocalStack:
         return "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:]) or "  (empty)"
 
     def _emit(self, kind: Any, process: str, text: str) -> None:
-        self._on_event(StackEvent(kind, process, text))
+        if self._on_event is not None:
+            self._on_event(StackEvent(kind, process, text))
 
 
 def describe_exit(code: int) -> str:
@@ -337,7 +338,9 @@ def describe_readiness(response: httpx.Response) -> str:
     except (ValueError, AttributeError):
         return f"gateway answers HTTP {response.status_code}"
     waiting = [
-        f"{service['name']} ({service.get('reason') or 'not ready'})" for service in services if not service.get("ready")
+        f"{service['name']} ({service.get('reason') or 'not ready'})"
+        for service in services
+        if not service.get("ready")
     ]
     return f"waiting for {', '.join(waiting)}" if waiting else f"gateway answers HTTP {response.status_code}"
 

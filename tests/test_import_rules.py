@@ -73,7 +73,9 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     for imported in imported_modules(source, module, is_package):
         target = room_of(imported)
         if target is not None and target != room and target not in ALLOWED[room]:
-            problems.append(f"{module} imports {imported}: {room} may import {', '.join(ALLOWED[room]) or 'no other room'}")
+            problems.append(
+                f"{module} imports {imported}: {room} may import {', '.join(ALLOWED[room]) or 'no other room'}"
+            )
         is_service = target is not None and target != room and "service" in imported.split(".")[2:3]
         if room in NEVER_SERVICE and is_service:
             problems.append(f"{module} imports {imported}: networks only, never a service")

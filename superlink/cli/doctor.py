@@ -33,7 +33,9 @@ def doctor(
     """
     chosen = read_profile(profile, settings)
     findings = examine(chosen, _running_stack(chosen))
-    table = Table("what", "state", "found", "how to get it", title=f"Profile {chosen.name}")
+    table = Table("what", "state", title=f"Profile {chosen.name}")
+    table.add_column("found", overflow="fold")
+    table.add_column("how to get it", overflow="fold")
     for finding in findings:
         table.add_row(finding.topic, SIGNS[finding.state], escape(finding.text), escape(finding.remedy))
     output.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,9 @@ STYLE_OF = {"died": "bold red", "ready": "bold green", "restarting": "yellow"}
 def up(
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
-    free_ports: Annotated[bool, typer.Option("--free-ports", help="Take any free ports instead of the profile's.")] = False,
+    free_ports: Annotated[
+        bool, typer.Option("--free-ports", help="Take any free ports instead of the profile's.")
+    ] = False,
     log_folder: Annotated[
         Path | None, typer.Option("--logs", help="Where each process writes its log.", show_default="runs/logs")
     ] = None,
@@ -46,7 +49,7 @@ def up(
         stack.start()
     try:
         output.print(f"Superlink runs at [bold]{stack.url}[/]. Stop it with Ctrl-C.")
-        output.print(f"Try: superlink ask IMAGE \"What is here? Show me.\" --url {stack.url}", highlight=False)
+        output.print(f'Try: superlink ask IMAGE "What is here? Show me." --url {stack.url}', highlight=False)
         stack.wait()
         notes.print("Stopping; requests in flight may finish. Ctrl-C again: at once.")
     finally:
@@ -77,7 +80,9 @@ def status(profile: ProfileOption = DEFAULT_PROFILE, settings: SetOption = None,
 def stack_for_one_call(profile: Profile) -> Iterator[str]:
     """The URL of a stack on free ports that lives as long as the block; says what it is doing."""
     stack = LocalStack(profile, ports="free", on_event=report)
-    _stop_on_signal(stack)
+    # Ctrl-C raises KeyboardInterrupt by itself; these would end this process without a word.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     with notes.status("Starting the stack"):
         stack.start()
     try:

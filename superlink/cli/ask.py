@@ -1,0 +1,182 @@
+"""``superlink ask`` and ``superlink detect``: questions to a running stack, or to one that lives for the call."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.markup import escape
+from rich.table import Table
+
+from superlink.cli.console import fail, notes, output
+from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, UrlOption, gateway_url, read_profile
+from superlink.cli.up import stack_for_one_call
+from superlink.client import Client
+from superlink.drawing import FONT_VARIABLE, annotate
+from superlink.results import Answer, Detection, Finished, ObservationRead, PhraseResult, TextDelta, Timing
+
+ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or WebP file.", show_default=False)]
+StartOption = Annotated[bool, typer.Option("--start", help="Start a stack for this call and stop it afterwards.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="PNG", help="Write the image with its boxes.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole answer.")]
+ThresholdOption = Annotated[
+    float | None, typer.Option("--threshold", min=0, max=1, help="Drop boxes below this probability.")
+]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer.")]
+
+
+def ask(
+    image: ImageArgument,
+    prompt: Annotated[str, typer.Argument(help="What you want to know, in English or Chinese.", show_default=False)],
+    url: UrlOption = None,
+    start: StartOption = False,
+    out: OutOption = None,
+    json_file: JsonOption = None,
+    threshold: ThresholdOption = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=0, max=8, help="How often the model may read results and go on.")
+    ] = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Also print where the time went.")] = False,
+    timeout_s: TimeoutOption = 60.0,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings: SetOption = None,
+) -> None:
+    """Ask about an image: prints the answer as it is written, then what the tools found for it.
+
+    Example: superlink ask scene.png "How many dogs are there?" --out annotated.png
+    """
+    content = _read(image)
+    with _gateway(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+        answer = None
+        for event in client.chat(content, prompt, stream=True, score_threshold=threshold, max_rounds=rounds):
+            match event:
+                case TextDelta(text):
+                    output.print(text, end="", markup=False, highlight=False)
+                case ObservationRead(observation):
+                    found = ", ".join(f"{group.phrase}: {len(group.objects)}" for group in observation.groups)
+                    notes.print(f"\n[dim]read from the tools: {escape(found)}[/]")
+                case Finished(finished):
+                    answer = finished
+        output.print()
+    if answer is None:
+        fail("The gateway closed the connection before the answer was complete. Its log says why.")
+    _print_phrases(answer.phrases)
+    for error in answer.errors:
+        notes.print(f"[bold red]{escape(error.service)} failed:[/] {escape(error.detail)}")
+    if answer.finish_reason == "length":
+        notes.print("[yellow]The answer was cut off at the limit of its length or rounds.[/]")
+    if timings:
+        print_timings(answer.timings)
+    _save(content, answer.detections, out)
+    _save_json(answer, json_file)
+
+
+def detect(
+    image: ImageArgument,
+    categories: Annotated[
+        list[str], typer.Argument(help='What to look for: dog cat "red apple" 小狗.', show_default=False)
+    ],
+    url: UrlOption = None,
+    start: StartOption = False,
+    out: OutOption = None,
+    json_file: JsonOption = None,
+    threshold: ThresholdOption = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Also print where the time went.")] = False,
+    timeout_s: TimeoutOption = 60.0,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings: SetOption = None,
+) -> None:
+    """Look for named things in an image, without free text: the fast path.
+
+    Example: superlink detect scene.png dog cat "red apple" --out annotated.png
+    """
+    content = _read(image)
+    with _gateway(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+        found = client.detect(content, categories, score_threshold=threshold)
+    _print_detections(found.detections)
+    for presence in found.presence:
+        if not presence.found:
+            output.print(f"{escape(presence.phrase)}: not found (best candidate {presence.score:.2f})", highlight=False)
+    if timings:
+        print_timings(found.timings)
+    _save(content, found.detections, out)
+    if json_file is not None:
+        _write(json_file, found.model_dump_json(indent=2, by_alias=True).encode())
+
+
+def print_timings(timings: Sequence[Timing]) -> None:
+    """Where the time of an answer went, hop by hop."""
+    table = Table("service", "phase", "ms")
+    for timing in timings:
+        table.add_row(timing.service, timing.phase, f"{timing.milliseconds:.1f}")
+    output.print(table)
+
+
+@contextmanager
+def _gateway(profile: str, settings: list[str] | None, url: str | None, start: bool) -> Iterator[str]:
+    """The address of the gateway to ask; with ``--start`` one that lives as long as the block."""
+    chosen = read_profile(profile, settings)
+    if not start:
+        yield gateway_url(chosen, url)
+        return
+    if url is not None:
+        fail("--start starts a stack of its own; leave out --url (and SUPERLINK_URL).", exit_code=2)
+    with stack_for_one_call(chosen) as address:
+        yield address
+
+
+def _read(image: Path) -> bytes:
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        fail(f"{image} cannot be read: {error.strerror}.", exit_code=2)
+
+
+def _print_phrases(phrases: Sequence[PhraseResult]) -> None:
+    _print_detections([found for phrase in phrases for found in phrase.detections])
+    for phrase in phrases:
+        if phrase.found is False:
+            output.print(f"{escape(phrase.phrase)}: not found", highlight=False)
+
+
+def _print_detections(detections: Sequence[Detection]) -> None:
+    if not detections:
+        return
+    table = Table("what", "score", "x1", "y1", "x2", "y2")
+    for found in detections:
+        corners = (found.box.x1, found.box.y1, found.box.x2, found.box.y2)
+        table.add_row(escape(found.phrase), f"{found.score:.2f}", *(f"{corner:.0f}" for corner in corners))
+    output.print(table)
+
+
+def _save(content: bytes, detections: Sequence[Detection], out: Path | None) -> None:
+    if out is None:
+        return
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            annotation = annotate(ImageOps.exif_transpose(image), detections)
+    except (UnidentifiedImageError, OSError) as error:
+        fail(f"The image cannot be drawn on: {error}")
+    buffer = io.BytesIO()
+    annotation.image.save(buffer, format="PNG")
+    _write(out, buffer.getvalue())
+    if annotation.legend:
+        meaning = ", ".join(f"#{number} {phrase}" for number, phrase in annotation.legend.items())
+        notes.print(f"No font here has these characters, so the picture shows numbers: {escape(meaning)}.")
+        notes.print(f"Install one (Debian: fonts-noto-cjk) or name a font file in {FONT_VARIABLE}.")
+
+
+def _save_json(answer: Answer, json_file: Path | None) -> None:
+    if json_file is not None:
+        _write(json_file, answer.model_dump_json(indent=2, by_alias=True).encode())
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    notes.print(f"wrote {file}", highlight=False)

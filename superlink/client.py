@@ -1,0 +1,318 @@
+"""The SDK: ask a running Superlink about images.
+
+::
+
+    from superlink import Client
+
+    with Client("http://127.0.0.1:8080") as client:
+        print(client.chat("scene.png", "How many dogs are there?").text)
+        for found in client.detect("scene.png", ["dog", "cat"]).detections:
+            print(found.phrase, found.score, found.box)
+
+Everything that can go wrong is a ``SuperlinkError`` with ``code``, ``message``, ``service`` and ``request_id``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Unpack, overload
+
+import httpx
+
+from superlink.images import ImageInput
+from superlink.rest import (
+    RETRIED_STATUSES,
+    AnswerAssembler,
+    Call,
+    ChatOptions,
+    DetectOptions,
+    GatewayTimeout,
+    GatewayUnreachable,
+    answer_of,
+    chat_call,
+    detect_call,
+    detections_of,
+    problem_of,
+    readiness_of,
+    request_id_of,
+    retry_delay_s,
+)
+from superlink.results import Answer, AnswerEvent, DetectionAnswer, Readiness
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+URL_VARIABLE = "SUPERLINK_URL"
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_RETRIES = 3
+# For the gateway's own "out of time" to arrive.
+TIMEOUT_MARGIN_S = 2.0
+
+
+class _Settings:
+    """What both clients are made of."""
+
+    def __init__(self, url: str | None, timeout_s: float, max_retries: int, headers: Mapping[str, str] | None) -> None:
+        self.url = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+        self.timeout_s = timeout_s
+        self.max_retries = max_retries
+        self.headers = dict(headers or {})
+
+    def connection(self) -> dict[str, Any]:
+        """Arguments of the httpx client. It waits a little longer than the gateway, whose answer says more."""
+        return {"base_url": self.url, "timeout": self.timeout_s + TIMEOUT_MARGIN_S, "headers": self.headers}
+
+    def failure(self, error: httpx.HTTPError) -> GatewayTimeout | GatewayUnreachable:
+        """A broken connection as the SDK's own error."""
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return GatewayTimeout(self.timeout_s)
+        return GatewayUnreachable(self.url, str(error) or type(error).__name__)
+
+
+def _keywords(call: Call) -> dict[str, Any]:
+    """``call`` as httpx takes it."""
+    return {
+        "method": call.method,
+        "url": call.path,
+        "headers": call.headers,
+        "json": call.json,
+        "data": call.form,
+        "files": call.files,
+    }
+
+
+class Client:
+    """A synchronous client. Safe to share between threads; close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_retries: int = DEFAULT_RETRIES,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """``url`` None: the environment's SUPERLINK_URL, else http://127.0.0.1:8080.
+
+        Requests that meet a full queue or a service that is away (429, 503) are repeated up to ``max_retries`` times,
+        after the time that the gateway names.
+        """
+        self._settings = _Settings(url, timeout_s, max_retries, headers)
+        self._http = httpx.Client(**self._settings.connection())
+
+    @property
+    def url(self) -> str:
+        """The gateway's address."""
+        return self._settings.url
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    @overload
+    def chat(
+        self,
+        image: ImageInput | Sequence[ImageInput] | None,
+        prompt: str,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> Answer: ...
+
+    @overload
+    def chat(
+        self,
+        image: ImageInput | Sequence[ImageInput] | None,
+        prompt: str,
+        *,
+        stream: Literal[True],
+        **options: Unpack[ChatOptions],
+    ) -> Iterator[AnswerEvent]: ...
+
+    def chat(
+        self,
+        image: ImageInput | Sequence[ImageInput] | None,
+        prompt: str,
+        *,
+        stream: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> Answer | Iterator[AnswerEvent]:
+        """Ask about an image (or several, or none).
+
+        ``options`` are those of ``ChatOptions``. With ``stream=True`` events come as they happen; the last is
+        ``Finished`` with the whole answer. A tool that fails is an entry of ``Answer.errors``, not an exception.
+        """
+        call = chat_call(image, prompt, stream=stream, timeout_s=self._settings.timeout_s, options=options)
+        return self._stream(call) if stream else answer_of(self._send(call))
+
+    def detect(
+        self,
+        image: ImageInput,
+        categories: Sequence[str] | None = None,
+        *,
+        phrase: str | None = None,
+        **options: Unpack[DetectOptions],
+    ) -> DetectionAnswer:
+        """Look for known categories, or for one phrase ("the leftmost dog"), without free text."""
+        call = detect_call(image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        return detections_of(self._send(call))
+
+    def ready(self) -> Readiness:
+        """Whether the gateway and every service behind it is ready. Raises GatewayUnreachable."""
+        try:
+            return readiness_of(self._http.get("/readyz"))
+        except httpx.HTTPError as error:
+            raise self._settings.failure(error) from error
+
+    def _send(self, call: Call) -> httpx.Response:
+        response = self._open(call, stream=False)
+        if not response.is_success:
+            raise problem_of(response)
+        return response
+
+    def _stream(self, call: Call) -> Iterator[AnswerEvent]:
+        response = self._open(call, stream=True)
+        try:
+            if not response.is_success:
+                response.read()
+                raise problem_of(response)
+            assembler = AnswerAssembler(request_id_of(response))
+            for received in response.iter_bytes():
+                yield from assembler.feed(received)
+        except httpx.HTTPError as error:
+            raise self._settings.failure(error) from error
+        finally:
+            response.close()
+
+    def _open(self, call: Call, stream: bool) -> httpx.Response:
+        """Send, and send again while the gateway says "not now"."""
+        deadline = time.monotonic() + self._settings.timeout_s
+        attempt = 0
+        while True:
+            try:
+                response = self._http.send(self._http.build_request(**_keywords(call)), stream=stream)
+            except httpx.HTTPError as error:
+                raise self._settings.failure(error) from error
+            delay = retry_delay_s(response, attempt)
+            final = attempt >= self._settings.max_retries or time.monotonic() + delay > deadline
+            if response.status_code not in RETRIED_STATUSES or final:
+                return response
+            response.close()
+            time.sleep(delay)
+            attempt += 1
+
+
+class AsyncClient:
+    """The same client for asyncio. Use it within one event loop; close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_retries: int = DEFAULT_RETRIES,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """As ``Client``."""
+        self._settings = _Settings(url, timeout_s, max_retries, headers)
+        self._http = httpx.AsyncClient(**self._settings.connection())
+
+    @property
+    def url(self) -> str:
+        """The gateway's address."""
+        return self._settings.url
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def chat(
+        self,
+        image: ImageInput | Sequence[ImageInput] | None,
+        prompt: str,
+        **options: Unpack[ChatOptions],
+    ) -> Answer:
+        """As ``Client.chat``; ``stream`` is its streaming form."""
+        call = chat_call(image, prompt, stream=False, timeout_s=self._settings.timeout_s, options=options)
+        return answer_of(await self._send(call))
+
+    async def stream(
+        self,
+        image: ImageInput | Sequence[ImageInput] | None,
+        prompt: str,
+        **options: Unpack[ChatOptions],
+    ) -> AsyncIterator[AnswerEvent]:
+        """As ``Client.chat(stream=True)``: ``async for event in client.stream(image, prompt)``."""
+        call = chat_call(image, prompt, stream=True, timeout_s=self._settings.timeout_s, options=options)
+        response = await self._open(call, stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+                raise problem_of(response)
+            assembler = AnswerAssembler(request_id_of(response))
+            async for received in response.aiter_bytes():
+                for event in assembler.feed(received):
+                    yield event
+        except httpx.HTTPError as error:
+            raise self._settings.failure(error) from error
+        finally:
+            await response.aclose()
+
+    async def detect(
+        self,
+        image: ImageInput,
+        categories: Sequence[str] | None = None,
+        *,
+        phrase: str | None = None,
+        **options: Unpack[DetectOptions],
+    ) -> DetectionAnswer:
+        """As ``Client.detect``."""
+        call = detect_call(image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        return detections_of(await self._send(call))
+
+    async def ready(self) -> Readiness:
+        """As ``Client.ready``."""
+        try:
+            return readiness_of(await self._http.get("/readyz"))
+        except httpx.HTTPError as error:
+            raise self._settings.failure(error) from error
+
+    async def _send(self, call: Call) -> httpx.Response:
+        response = await self._open(call, stream=False)
+        if not response.is_success:
+            raise problem_of(response)
+        return response
+
+    async def _open(self, call: Call, stream: bool) -> httpx.Response:
+        deadline = time.monotonic() + self._settings.timeout_s
+        attempt = 0
+        while True:
+            try:
+                response = await self._http.send(self._http.build_request(**_keywords(call)), stream=stream)
+            except httpx.HTTPError as error:
+                raise self._settings.failure(error) from error
+            delay = retry_delay_s(response, attempt)
+            final = attempt >= self._settings.max_retries or time.monotonic() + delay > deadline
+            if response.status_code not in RETRIED_STATUSES or final:
+                return response
+            await response.aclose()
+            await asyncio.sleep(delay)
+            attempt += 1
