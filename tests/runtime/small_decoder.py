@@ -144,5 +144,11 @@ def make_worker(profile: Profile, metrics: WorkerMetrics) -> SmallDecoderService
     return SmallDecoderService(profile, decoder_settings(profile, "small"), metrics)
 
 
+def run_small_worker(arguments: Sequence[str] | None = None) -> int:
+    return run_worker(
+        "small", make_worker, lambda profile: decoder_settings(profile, "small"), "decoders.small", arguments
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(run_worker("small", make_worker, lambda profile: decoder_settings(profile, "small"), "decoders.small"))
+    sys.exit(run_small_worker())
