@@ -1,0 +1,1 @@
+"""Vision backbones: torch modules only."""

@@ -1,0 +1,1 @@
+"""The detection decoder: Grounding-DINO style, driven by link embeddings."""

@@ -1,4 +1,4 @@
-"""Denoising queries: noisy copies of the ground truth that the decoder learns to repair (DINO; VisionLLM v2 section 2.1)."""
+"""Denoising queries: noisy copies of the ground truth that the decoder learns to repair (DINO; VisionLLM v2)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class DenoisingQueries(nn.Module):
     def forward(self, targets: DetectionTargets, phrases: Tensor, link_mask: Tensor, queries: int) -> Noise | None:
         """Noise for a batch, or None when no image has a target.
 
-        ``phrases`` ``[batch, groups, width]`` are the projected link embeddings before the encoder; ``queries`` is the number of
-        ordinary queries, which never see the noise.
+        ``phrases`` ``[batch, groups, width]`` are the projected link embeddings before the encoder; ``queries`` is the
+        number of ordinary queries, which never see the noise.
         """
         batch, objects = targets.mask.shape
         if objects == 0 or not bool(targets.mask.any()):
@@ -55,14 +55,20 @@ class DenoisingQueries(nn.Module):
         shift = (torch.rand(batch, count, 4, device=device) + negative) * boxes[..., 2:].repeat(1, 1, 2) / 2
         sign = torch.where(torch.rand(batch, count, 4, device=device) < 0.5, -1.0, 1.0)
         corners = (to_corners(boxes) + sign * shift).clamp(0, 1)
-        corners = torch.cat([torch.minimum(corners[..., :2], corners[..., 2:]), torch.maximum(corners[..., :2], corners[..., 2:])], -1)
+        corners = torch.cat(
+            [torch.minimum(corners[..., :2], corners[..., 2:]), torch.maximum(corners[..., :2], corners[..., 2:])], -1
+        )
         noisy = to_centres(corners).clamp(min=1e-3, max=1 - 1e-3)
-        return Noise(content=content, boxes=noisy, attention_mask=_attention_mask(repeats, 2 * objects, queries, device))
+        return Noise(
+            content=content, boxes=noisy, attention_mask=_attention_mask(repeats, 2 * objects, queries, device)
+        )
 
 
 def _attention_mask(repeats: int, size: int, queries: int, device: torch.device) -> Tensor:
     """Each repeat sees itself and the ordinary queries; ordinary queries see no noise."""
-    owner = torch.cat([torch.arange(repeats, device=device).repeat_interleave(size), torch.full((queries,), -1, device=device)])
+    owner = torch.cat(
+        [torch.arange(repeats, device=device).repeat_interleave(size), torch.full((queries,), -1, device=device)]
+    )
     blocked = owner[:, None] != owner[None, :]
     blocked[: repeats * size, repeats * size :] = False
     return blocked

@@ -1,4 +1,4 @@
-"""The detector's losses: Hungarian matching, focal, L1 and generalised IoU terms (VisionLLM v2, appendix; Grounding DINO)."""
+"""The detector's losses: Hungarian matching, focal, L1 and generalised IoU terms (VisionLLM v2; Grounding DINO)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def detection_loss(outputs: DetectionOutputs, targets: DetectionTargets) -> dict
     boxes = torch.cat([outputs.boxes[:, :, denoising:], outputs.proposal_boxes[None]])
     matches = match(logits, boxes, targets)
     for layer in range(logits.shape[0]):
-        _add(terms, _layer_terms(logits[layer], boxes[layer], matches[layer], outputs.link_mask, targets, targets.normaliser))
+        _add(
+            terms,
+            _layer_terms(logits[layer], boxes[layer], matches[layer], outputs.link_mask, targets, targets.normaliser),
+        )
     if denoising:
         objects = targets.boxes.shape[1]
         repeats = denoising // (2 * objects)
@@ -54,15 +57,17 @@ def detection_loss(outputs: DetectionOutputs, targets: DetectionTargets) -> dict
 def match(logits: Tensor, boxes: Tensor, targets: DetectionTargets) -> Tensor:
     """Hungarian matching of every layer and image.
 
-    ``logits`` is ``[layers, batch, queries, groups]``, ``boxes`` ``[layers, batch, queries, 4]``. Returns the object index
-    of every query, -1 where it matches none: ``[layers, batch, queries]`` int64.
+    ``logits`` is ``[layers, batch, queries, groups]``, ``boxes`` ``[layers, batch, queries, 4]``. Returns the object
+    index of every query, -1 where it matches none: ``[layers, batch, queries]`` int64.
     """
     with torch.no_grad():
         membership = targets.groups.float()
         share = membership / membership.sum(dim=-1, keepdim=True).clamp(min=1)
         class_cost = _class_cost(logits.float()) @ share.transpose(-1, -2)
         box_cost = torch.cdist(boxes.float(), targets.boxes.expand(boxes.shape[0], -1, -1, -1), p=1)
-        iou_cost = -generalised_iou(to_corners(boxes.float())[..., :, None, :], to_corners(targets.boxes)[:, None, :, :])
+        iou_cost = -generalised_iou(
+            to_corners(boxes.float())[..., :, None, :], to_corners(targets.boxes)[:, None, :, :]
+        )
         cost = (CLASS_WEIGHT * class_cost + BOX_WEIGHT * box_cost + IOU_WEIGHT * iou_cost).cpu().numpy()
         counts = targets.mask.sum(dim=1).tolist()
         result = torch.full(logits.shape[:3], -1, dtype=torch.long)

@@ -21,6 +21,7 @@ from services.detection import compiled_operations  # noqa: F401  (must come bef
 from services.detection.boxes import to_corners
 from services.detection.configuration import DetectorConfig
 from services.detection.denoising import DenoisingQueries
+from services.detection.encoder import LinkEncoder
 from services.detection.losses import detection_loss
 from services.detection.structures import DetectionOutputs, DetectionResult, DetectionTargets, DetectorOptions
 from services.runtime.decoder import Decoder, DecoderSpec, PreparedImage
@@ -29,7 +30,6 @@ from mmdet.models.backbones import ResNet  # isort: skip
 from mmdet.models.layers import SinePositionalEncoding  # isort: skip
 from mmdet.models.layers.transformer.grounding_dino_layers import (  # isort: skip
     GroundingDinoTransformerDecoder,
-    GroundingDinoTransformerEncoder,
 )
 from mmdet.models.layers.transformer.utils import MLP  # isort: skip
 from mmdet.models.necks import ChannelMapper  # isort: skip
@@ -59,7 +59,11 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         )
         width, base = config.width, config.backbone_base_channels
         self.backbone = ResNet(
-            depth=config.backbone_depth, base_channels=base, out_indices=(1, 2, 3), norm_cfg={"type": "BN"}, norm_eval=False
+            depth=config.backbone_depth,
+            base_channels=base,
+            out_indices=(1, 2, 3),
+            norm_cfg={"type": "BN"},
+            norm_eval=False,
         )
         self.neck = ChannelMapper(
             in_channels=[base * 2, base * 4, base * 8],
@@ -72,10 +76,10 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         self.position_encoding = SinePositionalEncoding(num_feats=width // 2, normalize=True)
         self.level_embedding = nn.Parameter(torch.randn(len(_STRIDES), width) * 0.02)
         self.link_projection = nn.Sequential(nn.Linear(config.link_width, width), nn.LayerNorm(width))
-        self.encoder = GroundingDinoTransformerEncoder(**_encoder_arguments(config))
+        self.encoder = LinkEncoder(**_encoder_arguments(config))
         self.decoder = GroundingDinoTransformerDecoder(**_decoder_arguments(config))
-        # mmdet 3.5 encodes each of the four box coordinates at full width, but its Grounding DINO decoder still builds this
-        # head for half of it.
+        # mmdet 3.5 encodes each of the four box coordinates at full width, but its Grounding DINO decoder still builds
+        # this head for half of it.
         self.decoder.ref_point_head = MLP(width * 4, width, width, 2)
         self.proposal_norm = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
         self.proposal_box_head = _box_head(width)
@@ -89,7 +93,7 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         self.register_buffer("_deviation", torch.tensor(_STANDARD_DEVIATION).view(3, 1, 1), persistent=False)
 
     def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
-        """Scale ``[height, width, 3]`` uint8 RGB so that the longer side fits, and pad to a square on the right and below."""
+        """Scale ``[height, width, 3]`` uint8 RGB so that the longer side fits, then pad to a square, right and below."""
         height, width = image.shape[:2]
         side = self.config.image_side
         scale = side / max(height, width)
@@ -116,20 +120,7 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         tokens, positions, shapes, starts = self._flatten(features)
         valid_ratios = tokens.new_ones(batch, len(features), 2)
         phrases = self.link_projection(links)
-        # A row attends at least to itself, or softmax over nothing would give NaN for padded rows.
-        attention = link_mask[:, None, :] | torch.eye(links.shape[1], dtype=torch.bool, device=links.device)
-        memory, phrase_memory = self.encoder(
-            query=tokens,
-            query_pos=positions,
-            key_padding_mask=None,
-            spatial_shapes=shapes,
-            level_start_index=starts,
-            valid_ratios=valid_ratios,
-            memory_text=phrases,
-            text_attention_mask=~link_mask,
-            pos_text=torch.zeros_like(phrases),
-            text_self_attention_masks=attention,
-        )
+        memory, phrase_memory = self.encoder(tokens, positions, phrases, link_mask, shapes, starts, valid_ratios)
         proposal_logits, proposal_boxes = self._propose(memory, phrase_memory, link_mask, shapes)
         chosen = proposal_logits.detach().amax(dim=-1).topk(min(self.config.queries, memory.shape[1]), dim=1).indices
         proposal_logits = proposal_logits.gather(1, chosen[..., None].expand(-1, -1, proposal_logits.shape[-1]))
@@ -206,7 +197,9 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         """Write ``config.json`` and ``model.safetensors``; shared tensors are written once."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2) + "\n", encoding="utf-8")
-        save_file({name: self.state_dict()[name].contiguous() for name in self._stored_names()}, folder / "model.safetensors")
+        save_file(
+            {name: self.state_dict()[name].contiguous() for name in self._stored_names()}, folder / "model.safetensors"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Detector:
@@ -291,32 +284,36 @@ def _feed_forward(config: DetectorConfig) -> dict[str, object]:
 
 
 def _encoder_arguments(config: DetectorConfig) -> ConfigDict:
-    return ConfigDict({
-        "num_layers": config.encoder_layers,
-        "num_cp": 0,
-        "layer_cfg": {"self_attn_cfg": _deformable_attention(config), "ffn_cfg": _feed_forward(config)},
-        "text_layer_cfg": {"self_attn_cfg": _attention(config), "ffn_cfg": _feed_forward(config)},
-        "fusion_layer_cfg": {
-            "v_dim": config.width,
-            "l_dim": config.width,
-            "embed_dim": config.width,
-            "num_heads": config.heads,
-            "dropout": 0.0,
-            "drop_path": 0.0,
-            "init_values": 0.1,
-        },
-    })
+    return ConfigDict(
+        {
+            "num_layers": config.encoder_layers,
+            "num_cp": 0,
+            "layer_cfg": {"self_attn_cfg": _deformable_attention(config), "ffn_cfg": _feed_forward(config)},
+            "text_layer_cfg": {"self_attn_cfg": _attention(config), "ffn_cfg": _feed_forward(config)},
+            "fusion_layer_cfg": {
+                "v_dim": config.width,
+                "l_dim": config.width,
+                "embed_dim": config.width,
+                "num_heads": config.heads,
+                "dropout": 0.0,
+                "drop_path": 0.0,
+                "init_values": 0.1,
+            },
+        }
+    )
 
 
 def _decoder_arguments(config: DetectorConfig) -> ConfigDict:
-    return ConfigDict({
-        "num_layers": config.decoder_layers,
-        "return_intermediate": True,
-        "post_norm_cfg": None,
-        "layer_cfg": {
-            "self_attn_cfg": _attention(config),
-            "cross_attn_text_cfg": _attention(config),
-            "cross_attn_cfg": _deformable_attention(config),
-            "ffn_cfg": _feed_forward(config),
-        },
-    })
+    return ConfigDict(
+        {
+            "num_layers": config.decoder_layers,
+            "return_intermediate": True,
+            "post_norm_cfg": None,
+            "layer_cfg": {
+                "self_attn_cfg": _attention(config),
+                "cross_attn_text_cfg": _attention(config),
+                "cross_attn_cfg": _deformable_attention(config),
+                "ffn_cfg": _feed_forward(config),
+            },
+        }
+    )

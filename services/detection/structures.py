@@ -53,7 +53,7 @@ class DetectionOutputs:
 
 @dataclass(frozen=True)
 class DetectionTargets:
-    """Ground truth of a batch, padded to the image with the most objects."""
+    """Ground truth of a batch, padded to the image with the most objects, and to one at least."""
 
     # [batch, objects, 4] centre x, centre y, width, height relative to the padded square.
     boxes: Tensor

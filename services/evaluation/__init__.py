@@ -1,0 +1,1 @@
+"""Evaluation: figures measured through the running platform."""

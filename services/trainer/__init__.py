@@ -1,0 +1,1 @@
+"""The shared trainer: every model of the platform is trained by its one loop."""

@@ -19,7 +19,9 @@ class CheckpointError(Exception):
     """A checkpoint cannot be read or belongs to another recipe."""
 
 
-def save_checkpoint(folder: Path, step: int, recipe_digest: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, recipe_digest: str, model: nn.Module, optimiser: torch.optim.Optimizer
+) -> Path:
     """Write a checkpoint of ``step`` finished steps and drop all but the two newest."""
     target = folder / f"step_{step:08d}"
     partial = folder / f".partial_{step:08d}"
@@ -54,7 +56,8 @@ def load_checkpoint(checkpoint: Path, recipe_digest: str, model: nn.Module, opti
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if state["recipe"] != recipe_digest:
         raise CheckpointError(
-            f"{checkpoint} was written by a different recipe. Give the changed recipe another name, or remove the folder."
+            f"{checkpoint} was written by a different recipe. "
+            "Give the changed recipe another name, or remove the folder."
         )
     saved = load_file(checkpoint / "model.safetensors")
     model.load_state_dict({name: saved[source] for name, source in _sources(model).items()})

@@ -31,7 +31,7 @@ class DenseHead(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of ``features`` ``[batch, channels, rows, columns]`` and class ``targets`` ``[batch, rows, columns]``."""
+        """Mean cross-entropy: ``features`` ``[batch, channels, rows, columns]``, ``targets`` ``[batch, rows, columns]``."""
         loss: Tensor = functional.cross_entropy(self.classifier(features), targets, weight=self.weights)
         return loss
 
@@ -44,12 +44,10 @@ def category_map(scene: Scene) -> NDArray[np.int64]:
     return shown
 
 
-def sample_cells(
-    shown: NDArray[np.int64], rows: int, columns: int, extent: tuple[float, float]
-) -> NDArray[np.int64]:
+def sample_cells(shown: NDArray[np.int64], rows: int, columns: int, extent: tuple[float, float]) -> NDArray[np.int64]:
     """The category at each cell's centre: ``[rows, columns]``.
 
-    ``extent`` (height, width) is the part of the grid that the scene fills, 1 meaning all of it; cells beyond show ground.
+    ``extent`` (height, width) is the part of the grid that the scene fills, 1 meaning all; cells beyond show ground.
     """
     height, width = shown.shape
     vertical = (np.arange(rows) + 0.5) / rows / extent[0]

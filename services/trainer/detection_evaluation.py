@@ -23,11 +23,12 @@ _BATCH = 16
 
 @torch.no_grad()
 def evaluate_detector(
-    detector: Detector, links_of: Callable[[list[int]], Tensor], scenes: Sequence[Scene]
+    detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]
 ) -> dict[str, float]:
     """Ask for all present and two absent categories of every scene.
 
-    ``links_of`` gives link embeddings ``[groups, link_width]`` for category indices. Returns ap, ap50, presence.
+    ``links_of`` gives the link embeddings ``[groups, link_width]`` of category indices asked about a scene. Returns ap,
+    ap50 and presence, the share of categories that are rightly called present or absent.
     """
     training = detector.training
     detector.eval()
@@ -37,9 +38,7 @@ def evaluate_detector(
         present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
         absent = [int(index) for index in rng.permutation(len(CATEGORIES)) if index not in present][:_ABSENT]
         asked.append(present + absent)
-        truths.extend(
-            (number, CATEGORY_INDEX[thing.category.key], thing.box, thing.area) for thing in scene.objects
-        )
+        truths.extend((number, CATEGORY_INDEX[thing.category.key], thing.box, thing.area) for thing in scene.objects)
     for start in range(0, len(scenes), _BATCH):
         part = scenes[start : start + _BATCH]
         prepared = [detector.prepare(scene.image) for scene in part]
@@ -48,7 +47,7 @@ def evaluate_detector(
         links = torch.zeros(len(part), longest, detector.config.link_width, device=device)
         mask = torch.zeros(len(part), longest, dtype=torch.bool, device=device)
         for row, categories in enumerate(asked[start : start + _BATCH]):
-            links[row, : len(categories)] = links_of(categories)
+            links[row, : len(categories)] = links_of(part[row], categories)
             mask[row, : len(categories)] = True
         outputs = detector(detector.encode(torch.stack([image.pixels for image in prepared]).to(device)), links, mask)
         results = detector.decode(
@@ -87,7 +86,14 @@ def coco_average_precision(
             "images": [{"id": number} for number in range(images)],
             "categories": [{"id": number} for number in range(len(CATEGORIES))],
             "annotations": [
-                {"id": number + 1, "image_id": image, "category_id": category, "bbox": _corner_to_size(box), "area": area, "iscrowd": 0}
+                {
+                    "id": number + 1,
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": _corner_to_size(box),
+                    "area": area,
+                    "iscrowd": 0,
+                }
                 for number, (image, category, box, area) in enumerate(truths)
             ],
         }

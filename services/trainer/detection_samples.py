@@ -13,7 +13,7 @@ from services.trainer.scenes.scene import Scene
 
 
 def image_targets(scene: Scene, groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Boxes ``[objects, 4]`` (centres and sizes relative to the padded square) and memberships ``[objects, groups]`` bool.
+    """Boxes ``[objects, 4]`` (centres and sizes in the padded square) and memberships ``[objects, groups]`` bool.
 
     ``groups`` lists the scene's objects that each group means; objects that no group means are left out.
     """
@@ -25,7 +25,7 @@ def image_targets(scene: Scene, groups: Sequence[Sequence[int]]) -> tuple[Tensor
 
 def pad_targets(targets: Sequence[tuple[Tensor, Tensor]]) -> DetectionTargets:
     """Stack the targets of several images; the normaliser is this rank's count and is replaced by the global one."""
-    objects = max(boxes.shape[0] for boxes, _ in targets)
+    objects = max(1, *(boxes.shape[0] for boxes, _ in targets))
     groups = max(membership.shape[1] for _, membership in targets)
     boxes = torch.full((len(targets), objects, 4), 0.5)
     memberships = torch.zeros(len(targets), objects, groups, dtype=torch.bool)

@@ -1,7 +1,7 @@
 """Trains the detector alone: a table of categories stands where the MLLM's link embeddings will stand.
 
-The table plays the part that a pre-trained text encoder plays for Grounding DINO, which VisionLLM v2 starts from. The joint
-stage takes the detector over and teaches the MLLM to speak to it; the table is kept only as that stage's starting aid.
+The table plays the part that a pre-trained text encoder plays for Grounding DINO, which VisionLLM v2 starts from. The
+joint stage takes the detector over and teaches the MLLM to speak to it; the table is kept only as its starting aid.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
 from services.trainer.dense_supervision import DenseHead, category_map, sample_cells
+from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.recipe import Recipe
@@ -77,6 +78,7 @@ class DetectorStage(Stage):
             folder = recipe.start_from["detector"]
             self.detector.load_stored(load_file(folder / "model.safetensors"))
             self.table.restore(folder / "categories.safetensors")
+            self.dense.load_state_dict(load_file(folder / "dense.safetensors"))
         self.model = nn.ModuleDict({"detector": self.detector, "table": self.table, "dense": self.dense})
 
     def prepare(self, scene: Scene, seed: int) -> _Sample:
@@ -86,7 +88,9 @@ class DetectorStage(Stage):
         rng.shuffle(present)
         asked = present[: rng.integers(1, len(present) + 1)] if rng.uniform() < 0.95 else []
         absent = [index for index in rng.permutation(len(CATEGORIES))[:_MOST_GROUPS] if index not in present]
-        asked = asked + [int(index) for index in absent[: rng.integers(0 if asked else 1, _MOST_GROUPS - len(asked) + 1)]]
+        asked = asked + [
+            int(index) for index in absent[: rng.integers(0 if asked else 1, _MOST_GROUPS - len(asked) + 1)]
+        ]
         rng.shuffle(asked)
         groups = [
             [number for number, thing in enumerate(scene.objects) if CATEGORY_INDEX[thing.category.key] == category]
@@ -132,14 +136,14 @@ class DetectorStage(Stage):
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
         """AP of the present categories and the share of right presence answers, asking for present and absent ones."""
-        from services.trainer.detection_evaluation import evaluate_detector
-
-        return evaluate_detector(self.detector, lambda categories: self.table.weight[torch.tensor(categories)], scenes)
+        return evaluate_detector(self.detector, lambda _, categories: self.table.weight[categories], scenes)
 
     def export(self, folder: Path) -> None:
-        """Detector weights as the service loads them, and the table beside them."""
+        """Detector weights as the service loads them; the table and the dense head beside them, for later stages."""
         self.detector.save(folder)
         self.table.save(folder / "categories.safetensors")
+        dense = {name: tensor.contiguous() for name, tensor in self.dense.state_dict().items()}
+        save_file(dense, folder / "dense.safetensors")
 
 
 def to_device(targets: DetectionTargets, device: torch.device) -> DetectionTargets:
@@ -147,5 +151,3 @@ def to_device(targets: DetectionTargets, device: torch.device) -> DetectionTarge
     return replace(
         targets, boxes=targets.boxes.to(device), groups=targets.groups.to(device), mask=targets.mask.to(device)
     )
-
-

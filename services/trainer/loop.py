@@ -29,7 +29,7 @@ _LOG_EVERY_STEPS = 20
 def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = None) -> dict[str, float]:
     """Run ``recipe`` to its end, from the newest checkpoint in ``folder`` if there is one.
 
-    Writes ``checkpoints/``, ``tensorboard/``, ``log.jsonl`` and ``export/`` under ``folder``; returns the last evaluation.
+    Writes ``checkpoints/``, ``tensorboard/``, ``log.jsonl`` and ``export/`` there; returns the last evaluation.
     ``stop_after`` ends the run early after that many steps in all, with a checkpoint, as a kill would.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,7 +41,7 @@ def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = N
     model = stage.model.to(device).train()
     distributed.copy_from_first_rank([*model.parameters(), *model.buffers()])
     optimiser = make_optimiser(model, recipe.schedule)
-    digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+    digest = hashlib.sha256(recipe.model_dump_json(exclude_defaults=True).encode()).hexdigest()
     checkpoints = folder / "checkpoints"
     newest = newest_checkpoint(checkpoints)
     first_step = load_checkpoint(newest, digest, model, optimiser) if newest else 0
@@ -97,7 +97,9 @@ def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((_factor(name, schedule.learning_rate_factors), parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((_factor(name, schedule.learning_rate_factors), parameter.dim() > 1), []).append(
+                parameter
+            )
     return torch.optim.AdamW(
         [
             {"params": parameters, "factor": factor, "weight_decay": schedule.weight_decay if decays else 0.0}
@@ -180,7 +182,9 @@ class _Reporter:
     def evaluation(self, step: int, figures: dict[str, float]) -> None:
         if not self.quiet:
             self._write(step, "evaluation", figures)
-            self.progress.console.print(f"step {step}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+            self.progress.console.print(
+                f"step {step}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
+            )
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -36,6 +36,8 @@ class Data(Section):
     first_seed: int = Field(default=0, ge=0)
     smallest_side: PositiveInt = 128
     largest_side: PositiveInt = 320
+    # The file that `make sprites` writes; unset: where it writes by default.
+    sprites: Path | None = None
     # Processes that compose scenes; 0 composes them in the training process.
     workers: int = Field(default=1, ge=0)
     # Conversations a scene is talked about in, beside the one that the detector sees.

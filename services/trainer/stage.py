@@ -46,7 +46,7 @@ class Stage(ABC):
 
 
 class SceneStream(Dataset[Any]):
-    """Sample ``index`` is made from scene seed ``first_seed + index``: the stream has no state, so it can start anywhere."""
+    """Sample ``index`` is made from scene seed ``first_seed + index``: it keeps no state, so it can start anywhere."""
 
     def __init__(self, stage: Stage, data: Data) -> None:
         self.stage = stage
@@ -77,4 +77,4 @@ class StepSampler(Sampler[list[int]]):
 def make_composer(data: Data) -> Composer:
     """The composer that a recipe's data section describes."""
     options = ComposerOptions(styles=data.styles, smallest_side=data.smallest_side, largest_side=data.largest_side)
-    return Composer(load_sprites(), options)
+    return Composer(load_sprites(data.sprites), options)

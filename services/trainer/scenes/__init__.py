@@ -1,0 +1,1 @@
+"""Scenes: composed images with complete ground truth, the training world of profile ``tiny``."""

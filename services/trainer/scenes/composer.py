@@ -40,14 +40,10 @@ class ComposerOptions:
 class Composer:
     """Makes scenes from sprites; safe to share between threads since it only reads."""
 
-    def __init__(
-        self, sprites: Mapping[str, NDArray[np.uint8]], options: ComposerOptions | None = None
-    ) -> None:
+    def __init__(self, sprites: Mapping[str, NDArray[np.uint8]], options: ComposerOptions | None = None) -> None:
         """``sprites`` maps a style to ``[categories, size, size, 4]`` uint8 RGBA, see ``sprites.load_sprites``."""
         self.options = options or ComposerOptions()
-        self._art = {
-            style: [Image.fromarray(sprite) for sprite in sprites[style]] for style in self.options.styles
-        }
+        self._art = {style: [Image.fromarray(sprite) for sprite in sprites[style]] for style in self.options.styles}
 
     def compose(self, seed: int) -> Scene:
         """The scene of ``seed``; the same seed, options and sprites always give the same pixels."""
@@ -100,7 +96,12 @@ class Composer:
             # Up to an eighth may stick out of the scene.
             left = int(rng.integers(-sprite_width // 8, max(1, width - sprite_width + sprite_width // 8)))
             top = int(rng.integers(-sprite_height // 8, max(1, height - sprite_height + sprite_height // 8)))
-            x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + sprite_width, width), min(top + sprite_height, height)
+            x1, y1, x2, y2 = (
+                max(left, 0),
+                max(top, 0),
+                min(left + sprite_width, width),
+                min(top + sprite_height, height),
+            )
             piece = sprite[y1 - top : y2 - top, x1 - left : x2 - left]
             solid = piece[..., 3] > 127
             region = owner[y1:y2, x1:x2]

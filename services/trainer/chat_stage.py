@@ -1,0 +1,223 @@
+"""Trains the MLLM alone on conversations about scenes: words, routing tokens and sight, without any decoder.
+
+The tower is also supervised densely, since sparse answers teach a small tower next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from services.mllm.config import MllmConfig
+from services.mllm.conversation import RenderedGroup
+from services.mllm.model import Mllm, language_loss
+from services.mllm.tokenizer import MllmTokenizer
+from services.trainer.dense_supervision import GROUND, DenseHead
+from services.trainer.distributed import mean_over_ranks
+from services.trainer.mllm_samples import (
+    ImageInput,
+    LanguageBatch,
+    RenderedConversation,
+    gather_features,
+    image_input,
+    render_conversation,
+    split_by_length,
+)
+from services.trainer.recipe import Recipe
+from services.trainer.scenes.conversations import all_texts, sample_conversation
+from services.trainer.scenes.scene import Scene
+from services.trainer.stage import Stage
+
+_VOCABULARY = 2048
+_TOKENIZER_TEXTS = 30_000
+_LANGUAGE_PARTS = 4
+_DENSE_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class ChatSample:
+    """One scene and what is said about it."""
+
+    image: ImageInput
+    conversations: tuple[RenderedConversation, ...]
+
+
+@dataclass(frozen=True)
+class ChatBatch:
+    """Scenes and the conversations about them, grouped by length."""
+
+    tiles: Tensor
+    cells: Tensor
+    language: list[LanguageBatch]
+
+
+class ChatStage(Stage):
+    """See the module's docstring."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.mllm, self.tokenizer = start_mllm(recipe)
+        self.dense = start_dense_head(recipe, self.mllm)
+        self.model = nn.ModuleDict({"mllm": self.mllm, "dense": self.dense})
+
+    def prepare(self, scene: Scene, seed: int) -> ChatSample:
+        """Sample conversations about a scene."""
+        return prepare_chat(scene, seed, self.recipe.data.extra_conversations + 1, self.mllm.config, self.tokenizer)
+
+    def collate(self, samples: Sequence[ChatSample]) -> ChatBatch:
+        """See ``Stage``."""
+        return collate_chat(samples, self.tokenizer.pad_id)
+
+    def losses(self, batch: ChatBatch) -> dict[str, Tensor]:
+        """See ``Stage``."""
+        device = self.mllm.query_start.device
+        tower = self.mllm.tower(batch.tiles.to(device))
+        words, _ = language_term(self.mllm, batch.language, tower.features)
+        return {"language": words, "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.cells.to(device))}
+
+    def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        """See ``evaluate_words``."""
+        samples = [self.prepare(scene, scene.seed) for scene in scenes]
+        return evaluate_words(self.mllm, self.dense, self.tokenizer.phrase_start_id, samples)
+
+    def export(self, folder: Path) -> None:
+        """MLLM weights as the service loads them, and the dense head beside them."""
+        export_mllm(self.mllm, self.tokenizer, self.dense, folder)
+
+
+def start_mllm(recipe: Recipe) -> tuple[Mllm, MllmTokenizer]:
+    """The MLLM of an earlier run, or a new one with a tokenizer trained on the recipe's text.
+
+    With ``start_from.stem`` a new one takes the first stages of that detector's backbone as its convolutional stem.
+    """
+    if "mllm" in recipe.start_from:
+        return Mllm.load(recipe.start_from["mllm"])
+    tokenizer = MllmTokenizer.train(all_texts(recipe.seed, _TOKENIZER_TEXTS), _VOCABULARY)
+    mllm = Mllm(MllmConfig.for_tokenizer(tokenizer, adapter_version=recipe.detector.adapter_version))
+    if "stem" in recipe.start_from:
+        copy_stem(load_file(recipe.start_from["stem"] / "model.safetensors"), mllm)
+    return mllm, tokenizer
+
+
+def start_dense_head(recipe: Recipe, mllm: Mllm) -> DenseHead:
+    """The dense head over the tower's grid, from an earlier run where there is one."""
+    dense = DenseHead(mllm.config.vision.hidden_size)
+    if "mllm" in recipe.start_from:
+        dense.load_state_dict(load_file(recipe.start_from["mllm"] / "dense.safetensors"))
+    return dense
+
+
+def copy_stem(detector: dict[str, Tensor], mllm: Mllm) -> None:
+    """Give the tower's stem the weights of a detector's backbone up to stride 16."""
+    renamed = {}
+    for name, tensor in detector.items():
+        parts = name.split(".")
+        if parts[0] != "backbone":
+            continue
+        if parts[1] in ("conv1", "bn1"):
+            renamed[".".join(["stem", "0" if parts[1] == "conv1" else "1", *parts[2:]])] = tensor
+        elif parts[1] in ("layer1", "layer2", "layer3"):
+            inner = {"bn1": "norm1", "bn2": "norm2", "downsample": "shortcut"}.get(parts[3], parts[3])
+            renamed[".".join(["stages", str(int(parts[1][-1]) - 1), parts[2], inner, *parts[4:]])] = tensor
+    mllm.internvl.model.vision_tower.embeddings.patch_embeddings.stem.load_state_dict(renamed)
+
+
+def prepare_chat(
+    scene: Scene,
+    seed: int,
+    count: int,
+    config: MllmConfig,
+    tokenizer: MllmTokenizer,
+) -> ChatSample:
+    """Sample ``count`` conversations about a scene."""
+    rng = np.random.default_rng((seed, 3))
+    conversations = [sample_conversation(scene, rng) for _ in range(count)]
+    return ChatSample(
+        image=image_input(scene, config.tile_size, config.vision.patch_size),
+        conversations=tuple(
+            render_conversation(conversation, tokenizer, 0, config.tokens_per_tile) for conversation in conversations
+        ),
+    )
+
+
+def collate_chat(samples: Sequence[ChatSample], pad_id: int) -> ChatBatch:
+    """Stack scenes; conversations point to the scenes of the batch."""
+    conversations = [
+        RenderedConversation(conversation.task, conversation.rendered, number if conversation.image >= 0 else -1)
+        for number, sample in enumerate(samples)
+        for conversation in sample.conversations
+    ]
+    return ChatBatch(
+        tiles=torch.cat([sample.image.tiles for sample in samples]),
+        cells=torch.stack([sample.image.cells for sample in samples]),
+        language=split_by_length(conversations, _LANGUAGE_PARTS, pad_id),
+    )
+
+
+def language_term(mllm: Mllm, parts: Sequence[LanguageBatch], features: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The mean cross-entropy over all ranks' supervised tokens, and the hidden states of every part."""
+    device = features.device
+    total, count, states = features.new_zeros(()), 0.0, []
+    for part in parts:
+        image_features = gather_features(features, part.images)
+        hidden = mllm(part.input_ids.to(device), part.attention_mask.to(device), image_features).hidden
+        loss, supervised = language_loss(mllm, hidden, part.labels.to(device))
+        total, count = total + loss, count + float(supervised)
+        states.append(hidden)
+    return total / max(1.0, mean_over_ranks(count, device)), states
+
+
+@torch.no_grad()
+def evaluate_words(
+    mllm: Mllm, dense: DenseHead, phrase_start_id: int, samples: Sequence[ChatSample]
+) -> dict[str, float]:
+    """Share of conversations whose routed phrases are all right when teacher-forced, by task; share of cells right."""
+    was_training = mllm.training
+    mllm.eval()
+    device = mllm.query_start.device
+    right: dict[str, list[bool]] = defaultdict(list)
+    cells_right = cells_total = 0
+    for start in range(0, len(samples), 16):
+        batch = collate_chat(samples[start : start + 16], mllm.config.pad_token_id)
+        tower = mllm.tower(batch.tiles.to(device))
+        cells = batch.cells.to(device)
+        shown = cells != GROUND
+        cells_right += int((dense.classifier(tower.grid).argmax(dim=1) == cells)[shown].sum())
+        cells_total += int(shown.sum())
+        for part in batch.language:
+            image_features = gather_features(tower.features, part.images)
+            hidden = mllm(part.input_ids.to(device), part.attention_mask.to(device), image_features).hidden
+            guesses = mllm.logits(hidden).argmax(dim=-1)[:, :-1].cpu()
+            for row, (task, groups) in enumerate(zip(part.tasks, part.groups, strict=True)):
+                labels = part.labels[row, 1:]
+                judged = _phrase_positions(labels, groups, phrase_start_id)
+                if groups:
+                    right[task].append(bool((guesses[row] == labels)[judged].all()))
+    mllm.train(was_training)
+    by_task = {f"phrases_{task}": float(np.mean(results)) for task, results in sorted(right.items())}
+    return {"cells": cells_right / max(1, cells_total), **by_task}
+
+
+def _phrase_positions(labels: Tensor, groups: Sequence[RenderedGroup], phrase_start_id: int) -> Tensor:
+    """Which of ``labels`` (shifted by one) belong to routed phrases: what follows ``<ref>`` up to the routing token."""
+    inside = torch.zeros_like(labels, dtype=torch.bool)
+    for group in groups:
+        # Label i is the token at place i + 1, and the routing token stands right before the first query.
+        position = group.positions[0] - 2
+        while position >= 0 and int(labels[position]) != phrase_start_id:
+            inside[position] = True
+            position -= 1
+    return inside
+
+
+def export_mllm(mllm: Mllm, tokenizer: MllmTokenizer, dense: DenseHead, folder: Path) -> None:
+    """What the service loads, and the dense head for later stages."""
+    mllm.save(folder, tokenizer)
+    save_file({name: tensor.contiguous() for name, tensor in dense.state_dict().items()}, folder / "dense.safetensors")

@@ -1,0 +1,80 @@
+"""``superlink train``: run a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.trainer.recipe import Recipe, load_recipe
+from superlink.configuration import ConfigurationError
+
+_RECIPES = Path(__file__).resolve().parent / "recipes"
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe by name (tiny_detector) or a path to a YAML file. Omit it to list them.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and exports, one sub-folder a recipe.")] = Path(
+        "runs"
+    ),
+    stop_after: Annotated[int | None, typer.Option(help="Stop after this many steps in all, with a checkpoint.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the last evaluation's figures here.")] = None,
+) -> None:
+    """Train by a recipe; run it again to go on from the newest checkpoint.
+
+    On several devices or processes: torchrun --nproc-per-node 2 -m superlink train tiny_joint
+
+    Example: superlink train tiny_detector
+    """
+    if recipe is None:
+        for file in sorted(_RECIPES.glob("*.yaml")):
+            typer.echo(f"{file.stem:20} {_first_comment(file)}")
+        return
+    try:
+        plan = load_recipe(find_recipe(recipe))
+    except ConfigurationError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+    os.environ.setdefault("OMP_NUM_THREADS", str(plan.threads))
+    figures = _run(plan, runs / plan.name, stop_after)
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe by name or path. Raises ConfigurationError naming the known ones."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return path
+    shipped = _RECIPES / f"{name}.yaml"
+    if not shipped.is_file():
+        known = ", ".join(sorted(file.stem for file in _RECIPES.glob("*.yaml")))
+        raise ConfigurationError(f"No recipe {name!r}. Known recipes: {known}.")
+    return shipped
+
+
+def _first_comment(file: Path) -> str:
+    return file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def _run(recipe: Recipe, folder: Path, stop_after: int | None) -> dict[str, float]:
+    # torch reads the thread setting when it is imported, so it must not be imported before it is made.
+    import torch
+
+    from services.mllm.model import WeightsError
+    from services.trainer.checkpoint import CheckpointError
+    from services.trainer.loop import train as run_loop
+    from services.trainer.scenes.sprites import SpriteError
+    from services.trainer.stages import make_stage
+
+    torch.manual_seed(recipe.seed)
+    try:
+        return run_loop(recipe, make_stage(recipe), folder, stop_after)
+    except (SpriteError, CheckpointError, WeightsError, FileNotFoundError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,241 @@
+"""Trains MLLM, super link and detector together: detection gradients flow through the link embeddings into the MLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from services.detection.model import Detector
+from services.detection.structures import DetectionTargets
+from services.mllm.conversation import RoutedPhrase, fast_path
+from services.runtime.decoder import pad_links
+from services.trainer.chat_stage import (
+    ChatBatch,
+    ChatSample,
+    collate_chat,
+    evaluate_words,
+    export_mllm,
+    language_term,
+    prepare_chat,
+    start_dense_head,
+    start_mllm,
+)
+from services.trainer.dense_supervision import DenseHead, category_map, sample_cells
+from services.trainer.detection_evaluation import evaluate_detector
+from services.trainer.detection_samples import image_targets, pad_targets
+from services.trainer.detector_stage import CategoryTable, to_device
+from services.trainer.distributed import mean_over_ranks
+from services.trainer.mllm_samples import render_conversation, split_by_length
+from services.trainer.recipe import Recipe
+from services.trainer.scenes.categories import CATEGORIES
+from services.trainer.scenes.conversations import Conversation, sample_conversation
+from services.trainer.scenes.scene import Scene
+from services.trainer.stage import Stage
+
+# Tasks whose answers route phrases, and how often the detector's sample is taken from each.
+_GROUNDING_TASKS = {
+    "detect": 0.16,
+    "detect_several": 0.36,
+    "detect_absent": 0.03,
+    "refer": 0.12,
+    "count": 0.1,
+    "presence": 0.08,
+    "compare": 0.05,
+    "open": 0.1,
+}
+# Share of several-category samples that are laid out as the serving fast path lays them out.
+_FAST_PATH_SHARE = 0.6
+_DENSE_STRIDE = 8
+_DENSE_WEIGHT = 0.5
+# Pulls the links of plain category names to the rows that the detector was started with; fades out.
+_ALIGNMENT_WEIGHT = 2.0
+_ALIGNMENT_STEPS = 600
+_CATEGORY_OF_NAME = {
+    name: index
+    for index, category in enumerate(CATEGORIES)
+    for name in (category.english, category.english_plural, category.chinese)
+}
+
+
+@dataclass(frozen=True)
+class _Sample:
+    chat: ChatSample
+    pixels: Tensor
+    cells: Tensor
+    targets: tuple[Tensor, Tensor]
+    # For every group of the first conversation its category, or -1 for a referring expression.
+    categories: list[int]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    chat: ChatBatch
+    pixels: Tensor
+    cells: Tensor
+    targets: DetectionTargets
+    categories: list[list[int]]
+    # Conversations of each scene; the first is the detector's.
+    conversations: int
+
+
+class JointStage(Stage):
+    """See the module's docstring."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.mllm, self.tokenizer = start_mllm(recipe)
+        self.dense = start_dense_head(recipe, self.mllm)
+        self.detector = Detector(recipe.detector)
+        self.detector_dense = DenseHead(recipe.detector.width)
+        self.table = CategoryTable(recipe.detector.link_width)
+        self.table.requires_grad_(False)
+        if "detector" in recipe.start_from:
+            folder = recipe.start_from["detector"]
+            self.detector.load_stored(load_file(folder / "model.safetensors"))
+            self.table.restore(folder / "categories.safetensors")
+            self.detector_dense.load_state_dict(load_file(folder / "dense.safetensors"))
+        self.route = recipe.detector.route
+        self.steps = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.model = nn.ModuleDict(
+            {
+                "mllm": self.mllm,
+                "dense": self.dense,
+                "detector": self.detector,
+                "detector_dense": self.detector_dense,
+                "table": self.table,
+                "progress": nn.ParameterDict({"steps": self.steps}),
+            }
+        )
+
+    def prepare(self, scene: Scene, seed: int) -> _Sample:
+        """One grounding conversation for the detector and further ones for the MLLM."""
+        rng = np.random.default_rng((seed, 4))
+        conversation = self._grounding(scene, rng)
+        phrases = [part.phrase for turn in conversation.turns for part in turn.parts if isinstance(part, RoutedPhrase)]
+        config = self.mllm.config
+        chat = prepare_chat(scene, seed, self.recipe.data.extra_conversations, config, self.tokenizer)
+        first = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
+        cells = self.recipe.detector.image_side // _DENSE_STRIDE
+        longer = max(scene.height, scene.width)
+        return _Sample(
+            chat=ChatSample(chat.image, (first, *chat.conversations)),
+            pixels=self.detector.prepare(scene.image).pixels,
+            cells=torch.from_numpy(
+                sample_cells(category_map(scene), cells, cells, (scene.height / longer, scene.width / longer))
+            ),
+            targets=image_targets(scene, conversation.targets),
+            categories=[_CATEGORY_OF_NAME.get(phrase.lower(), -1) for phrase in phrases],
+        )
+
+    def collate(self, samples: Sequence[_Sample]) -> _Batch:
+        """See ``Stage``."""
+        return _Batch(
+            chat=collate_chat([sample.chat for sample in samples], self.tokenizer.pad_id),
+            pixels=torch.stack([sample.pixels for sample in samples]),
+            cells=torch.stack([sample.cells for sample in samples]),
+            targets=pad_targets([sample.targets for sample in samples]),
+            categories=[sample.categories for sample in samples],
+            conversations=len(samples[0].chat.conversations),
+        )
+
+    def losses(self, batch: _Batch) -> dict[str, Tensor]:
+        """See ``Stage``."""
+        device = self.table.weight.device
+        tower = self.mllm.tower(batch.chat.tiles.to(device))
+        words, states = language_term(self.mllm, batch.chat.language, tower.features)
+        links = self._links(batch, states)
+        padded, link_mask = pad_links(links)
+        targets = to_device(batch.targets, device)
+        targets = replace(targets, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), device)))
+        features = self.detector.encode(batch.pixels.to(device))
+        outputs = self.detector(features, padded, link_mask, targets)
+        if self.model.training:
+            self.steps.data += 1
+        return {
+            "language": words,
+            **self.detector.loss(outputs, targets),
+            "alignment": self._alignment(links, batch.categories),
+            "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.chat.cells.to(device)),
+            "detector_dense": _DENSE_WEIGHT * self.detector_dense(features[0], batch.cells.to(device)),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        """Detection through links of the fast path, and the words."""
+        was_training = self.model.training
+        self.model.eval()
+        figures = evaluate_detector(self.detector, self._fast_path_links, scenes)
+        self.model.train(was_training)
+        return figures | self._evaluate_words(scenes)
+
+    def export(self, folder: Path) -> None:
+        """A folder a service: ``mllm`` and ``detection``."""
+        export_mllm(self.mllm, self.tokenizer, self.dense, folder / "mllm")
+        self.detector.save(folder / "detection")
+
+    def _evaluate_words(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        return evaluate_words(
+            self.mllm,
+            self.dense,
+            self.tokenizer.phrase_start_id,
+            [self.prepare(scene, scene.seed).chat for scene in scenes],
+        )
+
+    def _grounding(self, scene: Scene, rng: np.random.Generator) -> Conversation:
+        """A conversation whose answer routes at least one phrase."""
+        tasks, weights = list(_GROUNDING_TASKS), np.array(list(_GROUNDING_TASKS.values()))
+        while True:
+            task = str(rng.choice(tasks, p=weights / weights.sum()))
+            conversation = sample_conversation(scene, rng, task=task)
+            if conversation.targets:
+                break
+        if task == "detect_several" and rng.uniform() < _FAST_PATH_SHARE:
+            phrases = [
+                part.phrase for turn in conversation.turns for part in turn.parts if isinstance(part, RoutedPhrase)
+            ]
+            return replace(conversation, task="fast_path", turns=fast_path(self.route, phrases))
+        return conversation
+
+    def _links(self, batch: _Batch, states: Sequence[Tensor]) -> list[Tensor]:
+        """Link embeddings of every scene's first conversation, in the order of the scenes."""
+        links: list[Tensor | None] = [None] * batch.pixels.shape[0]
+        for part, hidden in zip(batch.chat.language, states, strict=True):
+            projected = self.mllm.links(hidden, part.groups, self.recipe.detector.name)
+            for place, link in zip(part.order, projected, strict=True):
+                scene, number = divmod(place, batch.conversations)
+                if number == 0:
+                    links[scene] = link
+        return [link for link in links if link is not None]
+
+    def _alignment(self, links: Sequence[Tensor], categories: Sequence[Sequence[int]]) -> Tensor:
+        known = [
+            (row, place, category)
+            for row, names in enumerate(categories)
+            for place, category in enumerate(names)
+            if category >= 0
+        ]
+        weight = _ALIGNMENT_WEIGHT * max(0.0, 1 - float(self.steps) / _ALIGNMENT_STEPS)
+        if not known or not weight:
+            return links[0].new_zeros(())
+        given = torch.stack([links[row][place] for row, place, _ in known])
+        wanted = self.table.weight[[category for _, _, category in known]]
+        return weight * (given - wanted).square().mean()
+
+    def _fast_path_links(self, scene: Scene, categories: list[int]) -> Tensor:
+        """Links of category names, in English and Chinese by turns."""
+        phrases = [CATEGORIES[c].english if scene.seed % 2 else CATEGORIES[c].chinese for c in categories]
+        conversation = Conversation("fast_path", "en", fast_path(self.route, phrases), ())
+        config = self.mllm.config
+        rendered = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
+        tiles = prepare_chat(scene, scene.seed, 0, config, self.tokenizer).image.tiles
+        device = self.table.weight.device
+        part = split_by_length([rendered], 1, self.tokenizer.pad_id)[0]
+        features = self.mllm.encode_images(tiles.to(device)).flatten(0, 1)
+        hidden = self.mllm(part.input_ids.to(device), part.attention_mask.to(device), features).hidden
+        return self.mllm.links(hidden, part.groups, self.recipe.detector.name)[0]

@@ -1,0 +1,111 @@
+"""What the MLLM learns from a scene: tiles, what every cell shows, and conversations as ids and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from services.mllm.conversation import ImagePart, Rendered, RenderedGroup, render
+from services.mllm.tiling import cut_tiles
+from services.mllm.tokenizer import MllmTokenizer
+from services.trainer.dense_supervision import category_map, sample_cells
+from services.trainer.scenes.conversations import Conversation
+from services.trainer.scenes.scene import Scene
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """A scene as the vision tower sees it."""
+
+    # [tiles, 3, tile_size, tile_size].
+    tiles: Tensor
+    # [rows, columns] category of each cell of the first tile; only for scenes of one tile.
+    cells: Tensor
+
+
+@dataclass(frozen=True)
+class RenderedConversation:
+    """A conversation ready for the language model."""
+
+    task: str
+    rendered: Rendered
+    # Number of the scene in the batch whose features it takes, or -1 for none.
+    image: int
+
+
+def image_input(scene: Scene, tile_size: int, patch_size: int) -> ImageInput:
+    """Cut a scene into one tile, with the category of every patch."""
+    cells = tile_size // patch_size
+    return ImageInput(
+        tiles=cut_tiles(Image.fromarray(scene.image), 1, tile_size),
+        cells=torch.from_numpy(sample_cells(category_map(scene), cells, cells, (1.0, 1.0))),
+    )
+
+
+def render_conversation(
+    conversation: Conversation, tokenizer: MllmTokenizer, image: int, tokens_per_image: int
+) -> RenderedConversation:
+    """Ids and labels of a whole conversation about scene ``image`` of the batch."""
+    shows_image = any(isinstance(part, ImagePart) for turn in conversation.turns for part in turn.parts)
+    rendered = render(conversation.turns, tokenizer, [tokens_per_image] if shows_image else [], for_generation=False)
+    return RenderedConversation(conversation.task, rendered, image if shows_image else -1)
+
+
+@dataclass(frozen=True)
+class LanguageBatch:
+    """Right-padded conversations of similar length."""
+
+    # [conversations, length] each.
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    # For every conversation the scene whose features it takes, or -1.
+    images: tuple[int, ...]
+    groups: tuple[tuple[RenderedGroup, ...], ...]
+    tasks: tuple[str, ...]
+    # Place of every conversation in the list that was split.
+    order: tuple[int, ...]
+
+
+def split_by_length(conversations: Sequence[RenderedConversation], parts: int, pad_id: int) -> list[LanguageBatch]:
+    """Sort conversations by length and cut them into ``parts`` batches, so that little is spent on padding."""
+    order = np.argsort([len(conversation.rendered.input_ids) for conversation in conversations], kind="stable")
+    return [
+        _pad([conversations[index] for index in chunk], tuple(int(index) for index in chunk), pad_id)
+        for chunk in np.array_split(order, min(parts, len(conversations)))
+    ]
+
+
+def gather_features(features: Tensor, images: Sequence[int]) -> Tensor | None:
+    """Image features ``[image tokens, hidden]`` in the order in which a batch's conversations take them.
+
+    ``features`` is ``[scenes, tokens, hidden]``. None when no conversation shows an image.
+    """
+    shown = [image for image in images if image >= 0]
+    return features[shown].flatten(0, 1) if shown else None
+
+
+def _pad(conversations: Sequence[RenderedConversation], order: tuple[int, ...], pad_id: int) -> LanguageBatch:
+    longest = max(len(conversation.rendered.input_ids) for conversation in conversations)
+    input_ids = torch.full((len(conversations), longest), pad_id, dtype=torch.long)
+    labels = torch.full((len(conversations), longest), -100, dtype=torch.long)
+    attention_mask = torch.zeros(len(conversations), longest, dtype=torch.long)
+    for row, conversation in enumerate(conversations):
+        length = len(conversation.rendered.input_ids)
+        input_ids[row, :length] = torch.tensor(conversation.rendered.input_ids)
+        labels[row, :length] = torch.tensor(conversation.rendered.labels)
+        attention_mask[row, :length] = 1
+    return LanguageBatch(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        labels=labels,
+        images=tuple(conversation.image for conversation in conversations),
+        groups=tuple(tuple(conversation.rendered.groups) for conversation in conversations),
+        tasks=tuple(conversation.task for conversation in conversations),
+        order=order,
+    )

@@ -1,0 +1,16 @@
+"""Which class trains which stage."""
+
+from __future__ import annotations
+
+from services.trainer.chat_stage import ChatStage
+from services.trainer.detector_stage import DetectorStage
+from services.trainer.joint_stage import JointStage
+from services.trainer.recipe import Recipe
+from services.trainer.stage import Stage
+
+_STAGES: dict[str, type[Stage]] = {"detector": DetectorStage, "chat": ChatStage, "joint": JointStage}
+
+
+def make_stage(recipe: Recipe) -> Stage:
+    """Build the stage that ``recipe`` names, with its models."""
+    return _STAGES[recipe.stage](recipe)
