@@ -108,7 +108,11 @@ class Rendered:
 
 
 class ConversationError(ValueError):
-    """The turns cannot be rendered; the text says why."""
+    """The turns cannot be rendered; the text says why, ``code`` in one word."""
+
+    def __init__(self, message: str, code: str = "invalid_message") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def render(
@@ -205,7 +209,8 @@ class _Writer:
     def _routed_phrase(self, part: RoutedPhrase) -> None:
         tokenizer = self._tokenizer
         if part.route not in tokenizer.routes:
-            raise ConversationError(f"Unknown route {part.route!r}. Known routes: {', '.join(tokenizer.routes)}.")
+            known = ", ".join(tokenizer.routes)
+            raise ConversationError(f"Unknown route {part.route!r}. This model knows {known}.", "unknown_route")
         words = tokenizer.encode_text(part.phrase)
         self._add([tokenizer.phrase_start_id, *words, tokenizer.phrase_end_id], True)
         self._add([tokenizer.route_ids[part.route]], True)

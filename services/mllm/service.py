@@ -188,7 +188,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         try:
             return render(turns, self._tokenizer, counts, for_generation)
         except ConversationError as error:
-            raise invalid_argument("invalid_message", str(error)) from error
+            raise invalid_argument(error.code, str(error)) from error
 
     def _token_count(self, image: ImageInput) -> int:
         if image.features is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_mllm import build_model
 
 from services.mllm.batch import (
     AnswerEvent,
@@ -20,7 +21,6 @@ from services.mllm.conversation import ImagePart, RoutedPhrase, Text, Turn, rend
 from services.mllm.model import Mllm
 from services.mllm.sampling import Sampling
 from services.mllm.tokenizer import MllmTokenizer
-from tests.mllm.conftest import build_model
 
 Answer = tuple[Text | RoutedPhrase, ...]
 
@@ -214,8 +214,9 @@ def test_free_writing_never_emits_placeholders(tokenizer: MllmTokenizer, monkeyp
     model = build_model(tokenizer, seed=3)
     # A model that longs for special tokens, placeholders above all.
     bias = torch.zeros(model.config.vocab_size)
-    bias[sorted(tokenizer.special_ids)] = 4.0
-    bias[[tokenizer.link_id, tokenizer.image_context_id]] = 12.0
+    bias[sorted(tokenizer.special_ids)] = 12.0
+    bias[[tokenizer.im_end_id, tokenizer.observe_id]] = 6.0
+    bias[[tokenizer.link_id, tokenizer.image_context_id]] = 30.0
     plain = model.logits
     monkeypatch.setattr(model, "logits", lambda hidden: plain(hidden) + bias)
     batch, log = RunningBatch(model, tokenizer, 8), Log()
@@ -229,7 +230,7 @@ def test_free_writing_never_emits_placeholders(tokenizer: MllmTokenizer, monkeyp
     monkeypatch.setattr(batch, "_take", recording)
     rows: list[Row] = []
     with torch.inference_mode():
-        for round_number in range(120):
+        for round_number in range(60):
             if batch.free:
                 asked = [
                     prompt(model, tokenizer, "Find the dog.", 0, Sampling(2.0, 1.0, 100 * round_number + n + 1, 60))

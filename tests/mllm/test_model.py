@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_mllm import ROUTES, build_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
@@ -18,7 +19,6 @@ from services.mllm.model import Mllm, language_loss
 from services.mllm.super_link import ProjectionHead, Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import WeightsError
-from tests.mllm.conftest import ROUTES, build_model
 
 
 def conversation(tokenizer: MllmTokenizer, model: Mllm, question: str = "Find the dog.") -> Rendered:

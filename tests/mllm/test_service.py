@@ -1,0 +1,292 @@
+"""The worker behind real gRPC, in this process and as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
+
+from services.mllm.model import Mllm
+from services.mllm.service import MllmService
+from services.mllm.tokenizer import MllmTokenizer
+from services.runtime.metrics import WorkerMetrics
+from services.runtime.weights import WeightsError
+from superlink.channels import open_channel
+from superlink.errors import SuperlinkError, from_rpc_error
+from superlink.profile import BatchLimits, ImageLimits, MllmSettings, Profile
+from superlink.serving import GrpcServer
+from superlink.v1 import mllm_pb2, mllm_pb2_grpc, types_pb2
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def encoded(seed: int = 0, size: tuple[int, int] = (96, 80)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (96, 80)) -> types_pb2.Image:
+    data = encoded(seed, size)
+    return types_pb2.Image(encoded=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def question(
+    text: str = "Find the dog.", images: int = 1, sampling: mllm_pb2.Sampling | None = None
+) -> mllm_pb2.GenerateRequest:
+    parts = [*(mllm_pb2.Part(image=picture(seed)) for seed in range(images)), mllm_pb2.Part(text=text)]
+    return mllm_pb2.GenerateRequest(
+        messages=[mllm_pb2.Message(role=mllm_pb2.ROLE_USER, parts=parts)],
+        sampling=sampling or mllm_pb2.Sampling(max_new_tokens=12),
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(tokenizer: MllmTokenizer, model: Mllm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mllm")
+    model.save(folder, tokenizer)
+    return folder
+
+
+def make_profile(weights: Path) -> Profile:
+    settings = MllmSettings(
+        address="127.0.0.1:0",
+        weights=weights,
+        threads=1,
+        max_tiles=4,
+        max_images=2,
+        batch=BatchLimits(max_batch_size=4, max_queue_size=4),
+    )
+    return Profile(name="test", images=ImageLimits(max_image_pixels=1_000_000), mllm=settings, decoders={})
+
+
+class Worker:
+    def __init__(self, service: MllmService, metrics: WorkerMetrics, channel: grpc.aio.Channel) -> None:
+        self.service = service
+        self.metrics = metrics
+        self.stub = mllm_pb2_grpc.MllmStub(channel)
+
+    async def events(self, request: mllm_pb2.GenerateRequest) -> list[mllm_pb2.GenerateEvent]:
+        return [event async for event in self.stub.Generate(request)]
+
+    async def failure(self, request: mllm_pb2.GenerateRequest | mllm_pb2.LinkRequest) -> SuperlinkError:
+        answered = self.stub.Link(request) if isinstance(request, mllm_pb2.LinkRequest) else self.events(request)
+        with pytest.raises(grpc.RpcError) as caught:
+            await answered
+        return from_rpc_error(caught.value, "mllm")
+
+
+@pytest.fixture
+async def worker(weights: Path) -> AsyncIterator[Worker]:
+    metrics = WorkerMetrics("mllm")
+    service = MllmService(make_profile(weights), metrics)
+    server = GrpcServer("mllm", "127.0.0.1:0", drain_timeout_s=5)
+    service.register(server)
+    await server.start()
+    await service.start()
+    await server.set_ready(True)
+    async with open_channel(server.address) as channel:
+        yield Worker(service, metrics, channel)
+    await server.stop()
+    await service.close()
+
+
+async def test_it_describes_its_routes_and_limits(worker: Worker) -> None:
+    described = await worker.stub.Describe(mllm_pb2.DescribeMllmRequest())
+    assert described.name == "superlink-tiny"
+    assert described.max_tokens == 512
+    assert described.max_images == 2
+    assert [(route.token, route.decoder, route.queries_per_group, route.link_width) for route in described.routes] == [
+        ("[DET]", "detection", 4, 24),
+        ("[GEN]", "diffusion", 6, 20),
+    ]
+    assert {route.adapter_version for route in described.routes} == {"tiny-1"}
+
+
+async def test_an_answer_streams_and_ends_with_usage_and_reason(worker: Worker) -> None:
+    events = await worker.events(question())
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds[-2:] == ["usage", "finish"]
+    usage, finish = events[-2].usage, events[-1].finish
+    # 96 x 80 pixels are nearest to one tile, which takes four tokens at 64 px.
+    assert usage.image_tokens == 4
+    assert usage.prompt_tokens > usage.image_tokens
+    assert 0 < usage.completion_tokens <= 12
+    assert finish.reason in (mllm_pb2.FINISH_REASON_LENGTH, mllm_pb2.FINISH_REASON_STOP)
+    assert {timing.phase for timing in finish.timings} == {"prepare", "queue", "compute", "total"}
+
+
+async def test_the_fast_path_gives_one_link_a_phrase_in_order(worker: Worker) -> None:
+    phrases = ["dog", "小狗", " the leftmost   dog "]
+    response = await worker.stub.Link(mllm_pb2.LinkRequest(route="[DET]", phrases=phrases, image=picture()))
+    assert [group.phrase for group in response.groups] == phrases
+    for group in response.groups:
+        assert group.route == "[DET]"
+        assert group.embedding.dtype == "float32"
+        assert list(group.embedding.shape) == [24]
+        assert len(group.embedding.data) == 96
+        assert not group.HasField("span")
+    assert response.usage.completion_tokens == 0
+    again = await worker.stub.Link(mllm_pb2.LinkRequest(route="[DET]", phrases=phrases, image=picture()))
+    assert [group.embedding.data for group in again.groups] == [group.embedding.data for group in response.groups]
+
+
+async def test_a_known_image_is_not_decoded_again(worker: Worker) -> None:
+    for _ in range(3):
+        await worker.events(question())
+    assert worker.metrics.value("superlink_worker_feature_cache_lookups_total", result="miss") == 1
+    assert worker.metrics.value("superlink_worker_feature_cache_lookups_total", result="hit") == 2
+
+
+async def test_requests_at_once_get_the_answers_they_get_alone(worker: Worker) -> None:
+    requests = [
+        question(text, sampling=mllm_pb2.Sampling(temperature=4, seed=number + 1, max_new_tokens=20))
+        for number, text in enumerate(("Find the dog.", "图中有小狗吗？", "How many?", "Detect: dog", "cat"))
+    ]
+
+    def visible(events: list[mllm_pb2.GenerateEvent]) -> str:
+        return "".join(event.text_delta.text for event in events)
+
+    alone = [visible(await worker.events(request)) for request in requests]
+    together = await asyncio.gather(*(worker.events(request) for request in requests))
+    assert [visible(events) for events in together] == alone
+
+
+async def test_an_observation_goes_on_with_the_same_answer(worker: Worker) -> None:
+    request = question()
+    observation = mllm_pb2.Observation(groups=[mllm_pb2.ObservedGroup(route="[DET]", phrase="dog")])
+    parts = [
+        mllm_pb2.Part(routed_phrase=mllm_pb2.RoutedPhrase(route="[DET]", phrase="dog")),
+        mllm_pb2.Part(observation=observation),
+    ]
+    request.messages.append(mllm_pb2.Message(role=mllm_pb2.ROLE_ASSISTANT, parts=parts))
+    events = await worker.events(request)
+    assert events[-1].WhichOneof("event") == "finish"
+    shorter = await worker.events(question())
+    assert events[-2].usage.prompt_tokens > shorter[-2].usage.prompt_tokens
+
+
+async def test_a_cancelled_answer_frees_its_row(worker: Worker) -> None:
+    call = worker.stub.Generate(question(sampling=mllm_pb2.Sampling(temperature=9, max_new_tokens=400)))
+    await call.read()
+    call.cancel()
+    for _ in range(200):
+        if worker.metrics.value("superlink_worker_requests_total", outcome="cancelled") == 1:
+            break
+        await asyncio.sleep(0.01)
+    assert worker.metrics.value("superlink_worker_requests_total", outcome="cancelled") == 1
+    assert await worker.events(question())
+
+
+NO_WORDS = mllm_pb2.GenerateRequest(messages=[mllm_pb2.Message(role=mllm_pb2.ROLE_USER)])
+NO_ROLE = mllm_pb2.GenerateRequest(messages=[mllm_pb2.Message(parts=[mllm_pb2.Part(text="hello")])])
+WRONG_DIGEST = question(images=0)
+WRONG_DIGEST.messages[0].parts.append(mllm_pb2.Part(image=types_pb2.Image(encoded=encoded(), sha256="0" * 64)))
+NOT_AN_IMAGE = question(images=0)
+NOT_AN_IMAGE.messages[0].parts.append(mllm_pb2.Part(image=types_pb2.Image(encoded=b"not an image")))
+UNKNOWN_ROUTE = question()
+UNKNOWN_ROUTE.messages.append(
+    mllm_pb2.Message(
+        role=mllm_pb2.ROLE_ASSISTANT,
+        parts=[mllm_pb2.Part(routed_phrase=mllm_pb2.RoutedPhrase(route="[NO]", phrase="dog"))],
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (mllm_pb2.GenerateRequest(), "empty_prompt", "no user message"),
+        (NO_WORDS, "empty_prompt", "no words"),
+        (question("  \n"), "empty_prompt", "no words"),
+        (NO_ROLE, "invalid_message", "has no role"),
+        (UNKNOWN_ROUTE, "unknown_route", r"\[NO\]"),
+        (question("dog " * 400), "prompt_too_long", "reads 512"),
+        (question(images=3), "too_many_images", "takes 2"),
+        (question(sampling=mllm_pb2.Sampling(temperature=-1)), "invalid_sampling", "temperature"),
+        (question(sampling=mllm_pb2.Sampling(top_p=1.5)), "invalid_sampling", "top_p"),
+        (NOT_AN_IMAGE, "unsupported_image", "not an image"),
+        (WRONG_DIGEST, "image_digest_mismatch", "SHA-256"),
+        (mllm_pb2.LinkRequest(route="[NO]", phrases=["dog"], image=picture()), "unknown_route", r"knows \[DET\]"),
+        (mllm_pb2.LinkRequest(route="[DET]", image=picture()), "empty_phrase", "at least one"),
+        (mllm_pb2.LinkRequest(route="[DET]", phrases=["dog", " "], image=picture()), "empty_phrase", "none empty"),
+        (mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"]), "image_missing", "no image"),
+        (mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"] * 99, image=picture()), "prompt_too_long", "512"),
+        (
+            mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"], image=picture(size=(2000, 600))),
+            "image_too_large",
+            "pixels",
+        ),
+    ],
+)
+async def test_bad_requests_are_refused_with_a_reason(
+    worker: Worker, request_: mllm_pb2.GenerateRequest | mllm_pb2.LinkRequest, code: str, text: str
+) -> None:
+    error = await worker.failure(request_)
+    assert error.status is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.code == code
+    assert error.service == "mllm"
+    assert not error.retryable
+    with pytest.raises(SuperlinkError, match=text):
+        raise error
+    assert await worker.events(question())
+
+
+async def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
+    service = MllmService(make_profile(tmp_path / "nowhere"), WorkerMetrics("mllm"))
+    with pytest.raises(WeightsError, match=r"nowhere.*superlink train"):
+        await service.start()
+    await service.close()
+
+
+@pytest.fixture(scope="module")
+def process(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    profile = tmp_path_factory.mktemp("profile") / "small.yaml"
+    mllm = {"address": address, "weights": str(weights), "threads": 1}
+    profile.write_text(yaml.safe_dump({"name": "small", "mllm": mllm, "decoders": {}}))
+    command = [sys.executable, "-m", "services.mllm.service", "--profile", str(profile)]
+    with subprocess.Popen(command, cwd=ROOT) as started:
+        yield started, address
+        started.kill()
+
+
+async def test_the_process_serves_and_ends_in_order(process: tuple[subprocess.Popen[bytes], str]) -> None:
+    started, address = process
+    async with open_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        async with asyncio.timeout(40):
+            while True:
+                try:
+                    state = await health.Check(health_pb2.HealthCheckRequest(service="superlink.v1.Mllm"))
+                    if state.status == health_pb2.HealthCheckResponse.SERVING:
+                        break
+                except grpc.RpcError:
+                    assert started.poll() is None
+                await asyncio.sleep(0.1)
+        stub = mllm_pb2_grpc.MllmStub(channel)
+        linked = await stub.Link(mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"], image=picture()))
+        assert len(linked.groups) == 1
+        call = stub.Generate(question(sampling=mllm_pb2.Sampling(temperature=9, seed=1, max_new_tokens=300)))
+        last = await call.read()
+        started.send_signal(signal.SIGTERM)
+        while (event := await call.read()) is not grpc.aio.EOF:
+            last = event
+        assert last.WhichOneof("event") == "finish"
+    assert await asyncio.to_thread(started.wait, 20) == 0
