@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import grpc
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -57,7 +58,7 @@ async def create_chat_completion(request: Request) -> Response:
     # Only when the first event is here is it certain that there will be an answer: failures until then get a status.
     first = await unless_client_leaves(request, anext(events))
     include_usage = chat.stream_options is not None and chat.stream_options.include_usage
-    return EventStream(answer.stream(first, events, include_usage), deployment.metrics)
+    return EventStream(answer.stream(first, events, include_usage), answer.farewell(), deployment.metrics)
 
 
 async def _read(request: Request, deployment: Deployment, timeout_s: float) -> tuple[ChatRequest, list[ReceivedImage]]:
@@ -126,8 +127,7 @@ class _Answer:
                     if delta is not None:
                         yield self._chunk(delta)
             except SuperlinkError as error:
-                yield _event(_error_document(Problem.from_error(error, self._request_id)))
-                yield b"data: [DONE]\n\n"
+                yield self._failure(error)
                 return
         self._add_timings()
         last = ChunkChoice(
@@ -137,6 +137,19 @@ class _Answer:
         if include_usage:
             yield self._event_of([], self._usage)
         yield b"data: [DONE]\n\n"
+
+    def farewell(self) -> bytes:
+        """What ends the stream when the gateway stops before the answer is complete."""
+        return self._failure(
+            SuperlinkError(
+                "shutting_down",
+                "The gateway is being stopped and the answer took too long. Ask again.",
+                status=grpc.StatusCode.UNAVAILABLE,
+            )
+        )
+
+    def _failure(self, error: SuperlinkError) -> bytes:
+        return _event(_error_document(Problem.from_error(error, self._request_id))) + b"data: [DONE]\n\n"
 
     @property
     def _id(self) -> str:

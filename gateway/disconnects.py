@@ -40,12 +40,13 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], metrics: Metrics) -> None:
-        """``events`` yields complete events, blank line included."""
+    def __init__(self, events: AsyncGenerator[bytes, None], farewell: bytes, metrics: Metrics) -> None:
+        """``events`` yields complete events; ``farewell`` ends a stream that the server cuts off."""
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         # Its length is not known.
         del self.headers["content-length"]
         self._events = events
+        self._farewell = farewell
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +59,11 @@ class EventStream(Response):
                 writing.result()
             else:
                 self._metrics.disconnects.labels(getattr(scope.get("route"), "path", "unknown")).inc()
+        except asyncio.CancelledError:
+            # The process ends and has waited long enough; a stream that just breaks off would look complete to some.
+            await _cancel(writing)
+            await send({"type": "http.response.body", "body": self._farewell, "more_body": False})
+            raise
         finally:
             await _cancel(writing, watching)
             await self._events.aclose()

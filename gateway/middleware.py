@@ -91,10 +91,9 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self._max_body_bytes:
             problem = Problem.from_error(too_large(self._max_body_bytes), scope["state"]["request_id"])
-            response = ProblemResponse(problem)
-            # The rest of the body will not be read, so the connection cannot be used again.
-            response.headers["connection"] = "close"
-            await response(scope, receive, send)
+            # The server discards the body piece by piece; closing at once would reset the connection, and clients that
+            # are still sending would never see the answer.
+            await ProblemResponse(problem)(scope, receive, send)
             return
         received = 0
 

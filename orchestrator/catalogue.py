@@ -41,11 +41,6 @@ class Snapshot:
     services: tuple[orchestrator_pb2.ServiceState, ...] = ()
     routes: Mapping[str, ToolRoute] = field(default_factory=dict)
 
-    @property
-    def complete(self) -> bool:
-        """Whether every worker has described itself at least once."""
-        return self.mllm is not None and len(self.decoders) == len(self.services) - 1
-
     def route_to(self, decoder: str) -> ToolRoute:
         """The first route of ``decoder``. Raises SuperlinkError when nothing leads there."""
         for route in self.routes.values():
@@ -82,10 +77,13 @@ class Catalogue:
         self._refresh: asyncio.Task[None] | None = None
 
     async def known(self) -> Snapshot:
-        """The last known descriptions; waits only until every worker has been heard or found to be away."""
+        """The last known descriptions; waits only as long as the MLLM has never been heard of.
+
+        A decoder that has not been heard of yet is known by what the MLLM says of its route.
+        """
         if not self._is_fresh():
             refresh = self._start_refresh()
-            if not self._snapshot.complete:
+            if self._snapshot.mllm is None:
                 await asyncio.shield(refresh)
         return self._snapshot
 

@@ -15,7 +15,7 @@ from orchestrator.catalogue import Catalogue
 from orchestrator.deadline import Deadline
 from orchestrator.metrics import Metrics
 from orchestrator.observations import observe
-from orchestrator.timings import Hop, TimingLedger
+from orchestrator.timings import TimingLedger
 from orchestrator.tool_calls import PendingCall, ToolCallFormer, ToolOutcome
 from orchestrator.transcript import Transcript
 from orchestrator.workers import Decoder, Mllm
@@ -96,10 +96,10 @@ class _Answer:
     async def _run(self) -> None:
         catalogue = await self._engine.catalogue.known()
         former = ToolCallFormer(catalogue.routes)
-        messages = list(self._request.messages)
-        unfinished = messages.pop() if messages[-1].role == mllm_pb2.ROLE_ASSISTANT else None
-        transcript = Transcript(unfinished.parts if unfinished is not None else ())
         conversation = list(self._request.messages)
+        messages = list(self._request.messages)
+        unfinished = messages.pop() if messages[-1].role == mllm_pb2.ROLE_ASSISTANT else mllm_pb2.Message()
+        transcript = Transcript(unfinished.parts)
         rounds = 0
         while True:
             reason = await self._write_round(conversation, transcript, former)
@@ -162,20 +162,18 @@ class _Answer:
     async def _call_tool(self, call: PendingCall) -> ToolOutcome:
         """Run one call to its end. A failure becomes an event, never an exception."""
         try:
-            with self._ledger.hop(call.decoder or "unknown") as hop:
-                detections = await self._decode(call, hop)
+            result = await self._decode(call)
         except SuperlinkError as error:
             error.request_id = error.request_id or self._request.request_id
             failure = orchestrator_pb2.ToolFailure(id=call.id, error=error.to_message())
-            self._engine.metrics.tool_calls.labels(call.decoder or "unknown", error.code).inc()
+            self._engine.metrics.tool_calls.labels(call.decoder or "none", error.code).inc()
             await self._emit(orchestrator_pb2.AnswerEvent(tool_failure=failure))
             return ToolOutcome(call, None)
-        result = orchestrator_pb2.ToolResult(id=call.id, detections=detections, timings=hop.timings())
         self._engine.metrics.tool_calls.labels(call.decoder, "ok").inc()
         await self._emit(orchestrator_pb2.AnswerEvent(tool_result=result))
-        return ToolOutcome(call, detections)
+        return ToolOutcome(call, result.detections)
 
-    async def _decode(self, call: PendingCall, hop: Hop) -> types_pb2.Detections:
+    async def _decode(self, call: PendingCall) -> orchestrator_pb2.ToolResult:
         if call.route is None:
             raise SuperlinkError(
                 "unknown_route",
@@ -200,17 +198,20 @@ class _Answer:
         )
         timeout_s = self._deadline.for_hop(self._engine.settings.tool_timeout_s)
         detections: types_pb2.Detections | None = None
-        async with aclosing(self._engine.decoders[call.decoder].decode(request, timeout_s)) as events:
-            async for event in events:
-                hop.mark_event()
-                hop.reported.extend(event.timings)
-                match event.WhichOneof("event"):
-                    case "progress":
-                        progress = orchestrator_pb2.ToolProgress(id=call.id, progress=event.progress)
-                        await self._emit(orchestrator_pb2.AnswerEvent(tool_progress=progress))
-                    case "detections":
-                        detections = event.detections
-        return require_result(detections, call.decoder)
+        with self._ledger.hop(call.decoder) as hop:
+            async with aclosing(self._engine.decoders[call.decoder].decode(request, timeout_s)) as events:
+                async for event in events:
+                    hop.mark_event()
+                    hop.reported.extend(event.timings)
+                    match event.WhichOneof("event"):
+                        case "progress":
+                            progress = orchestrator_pb2.ToolProgress(id=call.id, progress=event.progress)
+                            await self._emit(orchestrator_pb2.AnswerEvent(tool_progress=progress))
+                        case "detections":
+                            detections = event.detections
+        return orchestrator_pb2.ToolResult(
+            id=call.id, detections=require_result(detections, call.decoder), timings=hop.timings()
+        )
 
     async def _emit(self, event: orchestrator_pb2.AnswerEvent) -> None:
         await self.events.put(event)

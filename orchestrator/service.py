@@ -15,6 +15,7 @@ from orchestrator.fast_path import detect
 from orchestrator.metrics import Metrics
 from superlink.channels import request_id_of
 from superlink.errors import SuperlinkError
+from superlink.logs import current_request_id
 from superlink.serving import Context
 from superlink.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 
@@ -71,6 +72,7 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
     @contextmanager
     def _measure(self, method: str, request_id: str) -> Iterator[dict[str, int]]:
         """Count the request and log one line about it; the caller fills in the facts."""
+        current_request_id.set(request_id)
         facts: dict[str, int] = {}
         started = time.perf_counter()
         code = "ok"
@@ -89,7 +91,7 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
         finally:
             self._metrics.requests.labels(method, code).inc()
             milliseconds = round((time.perf_counter() - started) * 1000, 2)
-            fields = {"request_id": request_id, "method": method, "code": code, "milliseconds": milliseconds, **facts}
+            fields = {"method": method, "code": code, "milliseconds": milliseconds, **facts}
             logger.info("request finished", extra=fields)
 
 

@@ -76,6 +76,9 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
     """Round i of an answer plays ``rounds[i]``; the number of observations in the request tells which round it is."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.rounds: list[list[Step]] = [[text("Nothing to say."), usage(10, 4, 3), finish()]]
         self.link_error: SuperlinkError | None = None
         self.adapter_version = ADAPTER_VERSION
@@ -85,9 +88,7 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
 
-    async def Describe(
-        self, request: mllm_pb2.DescribeMllmRequest, context: Context
-    ) -> mllm_pb2.DescribeMllmResponse:
+    async def Describe(self, request: mllm_pb2.DescribeMllmRequest, context: Context) -> mllm_pb2.DescribeMllmResponse:
         routes = [
             mllm_pb2.Route(
                 token=token,
@@ -134,6 +135,9 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
     def __init__(self, name: str, route: str) -> None:
         self.name = name
         self.route = route
+        self.reset()
+
+    def reset(self) -> None:
         self.adapter_version = ADAPTER_VERSION
         self.max_groups = 100
         self.script: Callable[[decoder_pb2.DecodeRequest], list[Step]] = find_one_object_a_group
@@ -181,6 +185,10 @@ class ScriptedDeployment:
     detection_server: GrpcServer
     pose_server: GrpcServer
     orchestrator: GrpcServer
+
+    def reset(self) -> None:
+        for worker in (self.mllm, self.detection, self.pose):
+            worker.reset()
 
 
 @asynccontextmanager

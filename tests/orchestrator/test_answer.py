@@ -113,9 +113,7 @@ async def test_text_goes_on_while_a_tool_works(deployment: ScriptedDeployment, o
     order = kinds(events)
     assert order.index("tool_call") < order.index("tool_result")
     assert [call.decoder for call in of_kind(events, "tool_call")] == ["detection", "pose"]
-    detection_result = next(
-        index for index, event in enumerate(events) if event.tool_result.id == "call_0"
-    )
+    detection_result = next(index for index, event in enumerate(events) if event.tool_result.id == "call_0")
     assert words(events[:detection_result]) == "A dog sits still."
 
 

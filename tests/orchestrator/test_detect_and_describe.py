@@ -128,9 +128,7 @@ async def test_describe_says_who_is_away_and_sees_the_return(
             if all(state.ready for state in (await describe(orchestrator)).services):
                 break
             await asyncio.sleep(0.1)
-        response = await orchestrator.Detect(
-            orchestrator_pb2.DetectRequest(phrases=["dog"], image=image()), timeout=5
-        )
+        response = await orchestrator.Detect(orchestrator_pb2.DetectRequest(phrases=["dog"], image=image()), timeout=5)
         assert len(response.detections.detections) == 1
 
 

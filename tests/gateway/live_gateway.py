@@ -1,0 +1,52 @@
+"""A gateway on a real socket, in front of an orchestrator and scripted workers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import httpx
+import uvicorn
+from scripted_workers import ScriptedDeployment, scripted_deployment
+
+from gateway.application import create_application
+from gateway.server import bind
+from superlink.profile import GatewaySettings
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves the signals of the test process alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass
+class LiveGateway:
+    workers: ScriptedDeployment
+    url: str
+    http: httpx.AsyncClient
+    server: uvicorn.Server
+
+
+@contextlib.asynccontextmanager
+async def live_gateway(drain_timeout_s: int = 2) -> AsyncIterator[LiveGateway]:
+    settings = GatewaySettings(port=1, request_timeout_s=5, max_prompt_characters=500, max_phrases=10)
+    async with scripted_deployment(gateway_settings=settings) as workers:
+        listener = bind(settings.model_copy(update={"port": 0}))
+        configuration = uvicorn.Config(
+            create_application(workers.profile),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=drain_timeout_s,
+        )
+        server = QuietServer(configuration)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as http:
+            yield LiveGateway(workers, url, http, server)
+        server.should_exit = True
+        await serving

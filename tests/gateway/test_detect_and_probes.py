@@ -1,0 +1,230 @@
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from live_gateway import LiveGateway
+from request_bodies import data_url, encode_picture
+from scripted_workers import detection, detections
+
+from orchestrator.catalogue import FRESH_FOR_S
+
+
+async def test_detect_answers_in_coco_boxes(gateway: LiveGateway, png: bytes) -> None:
+    gateway.workers.detection.script = lambda request: [
+        detections([detection(0, 0.5), detection(1, 0.75, (0, 0, 10.5, 20))], 3, absent=[2])
+    ]
+
+    response = await gateway.http.post(
+        "/v1/detect",
+        files={"image": ("scene.png", png, "image/png")},
+        data={"categories": ["dog", "red apple", "cat"], "score_threshold": "0.4", "max_detections": "7"},
+    )
+
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["model"] == "superlink-scripted"
+    assert answer["image"] == {"width": 200, "height": 100}
+    assert [(each["phrase"], each["found"]) for each in answer["categories"]] == [
+        ("dog", True),
+        ("red apple", True),
+        ("cat", False),
+    ]
+    assert answer["detections"] == [
+        {"category": "red apple", "category_index": 1, "bbox": [0.0, 0.0, 10.5, 20.0], "score": 0.75},
+        {"category": "dog", "category_index": 0, "bbox": [20.0, 10.0, 40.0, 40.0], "score": 0.5},
+    ]
+    assert answer["usage"]["prompt_tokens_details"] == {"image_tokens": 16}
+    assert ("gateway", "total") in {(entry["service"], entry["phase"]) for entry in answer["timings"]}
+    assert "detection_wall;dur=" in response.headers["server-timing"]
+    [request] = gateway.workers.detection.requests
+    assert request.detection.score_threshold == pytest.approx(0.4)
+    assert request.detection.max_detections == 7
+    assert request.image.encoded == png
+
+
+async def test_every_kind_of_body_names_the_same_phrases(gateway: LiveGateway, png: bytes) -> None:
+    jpeg = encode_picture("JPEG")
+    attempts: list[dict[str, Any]] = [
+        {"files": {"image": png}, "data": {"categories": "dog, 小猫"}},
+        {"files": {"image": png}, "data": {"categories": ["dog", "小猫"]}},
+        {"json": {"image": data_url(png), "categories": ["dog", "小猫"]}},
+        {"json": {"image": data_url(png), "categories": "dog，小猫"}},
+        {"content": jpeg, "headers": {"content-type": "image/jpeg"}, "params": {"categories": ["dog", "小猫"]}},
+        {"content": jpeg, "headers": {"content-type": "image/jpeg"}, "params": {"categories": "dog、小猫"}},
+    ]
+
+    for attempt in attempts:
+        response = await gateway.http.post("/v1/detect", **attempt)
+        assert response.status_code == 200, response.text
+        assert list(gateway.workers.mllm.link_requests[-1].phrases) == ["dog", "小猫"]
+
+
+async def test_a_phrase_is_taken_as_it_is(gateway: LiveGateway, png: bytes) -> None:
+    await gateway.http.post("/v1/detect", files={"image": png}, data={"phrase": "the dog, not the cat"})
+
+    assert list(gateway.workers.mllm.link_requests[0].phrases) == ["the dog, not the cat"]
+
+
+@pytest.mark.faults
+async def test_a_client_that_leaves_cancels_detection(gateway: LiveGateway, png: bytes) -> None:
+    gateway.workers.detection.script = lambda request: [asyncio.Event()]
+
+    with pytest.raises(httpx.ReadTimeout):
+        await gateway.http.post("/v1/detect", files={"image": png}, data={"phrase": "dog"}, timeout=0.3)
+
+    await asyncio.wait_for(gateway.workers.detection.cancelled.wait(), 2)
+
+
+@pytest.mark.faults
+async def test_a_dead_detector_is_a_problem_that_names_it(gateway: LiveGateway, png: bytes) -> None:
+    await gateway.workers.detection_server.stop()
+
+    response = await gateway.http.post("/v1/detect", files={"image": png}, data={"phrase": "dog"})
+
+    assert response.status_code == 503
+    assert response.json()["service"] == "detection"
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_probes_say_alive_and_ready(gateway: LiveGateway) -> None:
+    for path in ("/livez", "/healthz"):
+        assert (await gateway.http.get(path)).json() == {"status": "alive"}
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 200
+    assert [service["name"] for service in response.json()["services"]] == [
+        "orchestrator",
+        "mllm",
+        "detection",
+        "pose",
+    ]
+
+
+@pytest.mark.faults
+async def test_readiness_names_the_service_that_is_away(gateway: LiveGateway) -> None:
+    await gateway.workers.detection_server.stop()
+
+    response = await gateway.http.get("/readyz")
+
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    problem = response.json()
+    assert (problem["code"], problem["service"], problem["retryable"]) == ("not_ready", "detection", True)
+    assert {service["name"]: service["ready"] for service in problem["services"]} == {
+        "orchestrator": True,
+        "mllm": True,
+        "detection": False,
+        "pose": True,
+    }
+    assert (await gateway.http.get("/healthz")).status_code == 200
+
+
+@pytest.mark.faults
+async def test_readiness_without_an_orchestrator(gateway: LiveGateway) -> None:
+    await gateway.workers.orchestrator.stop()
+    await asyncio.sleep(FRESH_FOR_S)
+
+    response = await gateway.http.get("/readyz")
+
+    assert (response.status_code, response.json()["service"]) == (503, "orchestrator")
+
+
+async def test_models_tell_what_the_deployment_can_do(gateway: LiveGateway) -> None:
+    [model] = (await gateway.http.get("/v1/models")).json()["data"]
+    assert (model["id"], model["object"]) == ("superlink-scripted", "model")
+    assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "pose"]
+    assert (await gateway.http.get("/v1/models/superlink-scripted")).json() == model
+    assert (await gateway.http.get("/v1/models/other")).status_code == 404
+
+
+async def test_metrics_count_by_path_template(gateway: LiveGateway) -> None:
+    await gateway.http.get("/v1/models/superlink-scripted")
+    await gateway.http.get("/made/up/path")
+
+    exposition = (await gateway.http.get("/metrics")).text
+
+    assert 'path="/v1/models/{model}",status="200"' in exposition
+    assert "made" not in exposition
+
+
+async def test_the_openapi_document_is_complete(gateway: LiveGateway) -> None:
+    document = (await gateway.http.get("/openapi.json")).json()
+    assert set(document["paths"]) == {
+        "/v1/chat/completions",
+        "/v1/detect",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/livez",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    }
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["example"]["messages"]
+    known = set(document["components"]["schemas"])
+    referenced = {
+        part.split('"', 1)[0] for part in httpx.Response(200, json=document).text.split("#/components/schemas/")[1:]
+    }
+    assert referenced <= known
+
+
+def start_process(tmp_path: Path, port: int) -> subprocess.Popen[str]:
+    worker = {"address": "127.0.0.1:1", "weights": "none"}
+    content = {
+        "name": "alone",
+        "mllm": worker,
+        "decoders": {"detection": worker},
+        "orchestrator": {"address": "127.0.0.1:1"},
+    }
+    profile = tmp_path / "alone.yaml"
+    profile.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "gateway", "--profile", str(profile), "--port", str(port)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "GRPC_VERBOSITY": "NONE"},
+    )
+
+
+def test_the_process_ends_in_order_on_sigterm(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with start_process(tmp_path, port) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                try:
+                    assert httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False).status_code == 200
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None
+                    time.sleep(0.1)
+            assert httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=10).status_code == 503
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        with start_process(tmp_path, port) as process:
+            assert process.wait(20) == 2
+            assert process.stderr is not None
+            message = process.stderr.read()
+    assert str(port) in message
+    assert "--port" in message
+    assert "gateway.port" in message
