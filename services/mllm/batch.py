@@ -1,8 +1,7 @@
 """The running batch: sequences that decode together, joining and leaving between steps. Runs in the model thread.
 
 A step feeds every row its next chunk: one token, or a routing token with its super-link queries, which makes that row
-wider for one step. Rows of one step may have different widths; narrow ones are filled up on the right, and what is
-computed there is never looked at.
+wider for one step. The chunks of a step are packed one behind the other.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from services.mllm.answer import AnswerWriter, Phrase
 from services.mllm.conversation import Rendered
 from services.mllm.model import Mllm
 from services.mllm.sampling import AllowedTokens, Sampling, log_probability, pick
+from services.mllm.slots import Step
 from services.mllm.tokenizer import MllmTokenizer
 
 
@@ -138,9 +139,11 @@ class RunningBatch:
 
     def _advance(self, first: int, rows: list[Row], features: Tensor | None) -> list[tuple[Row, list[AnswerEvent]]]:
         hidden = self._forward(first, rows, features)
+        # Where each row's chunk ends among the packed tokens.
+        ends = list(accumulate(len(row.chunk) for row in rows))
         events: list[list[AnswerEvent]] = [[] for _ in rows]
-        self._collect_groups(rows, hidden, events)
-        last = hidden[range(len(rows)), [len(row.chunk) - 1 for row in rows]]
+        self._collect_groups(rows, ends, hidden, events)
+        last = hidden[[end - 1 for end in ends]]
         for row in rows:
             row.length += len(row.chunk)
         tokens, logits = self._sample(rows, last)
@@ -155,20 +158,15 @@ class RunningBatch:
         return list(zip(rows, events, strict=True))
 
     def _forward(self, first: int, rows: Sequence[Row], features: Tensor | None) -> Tensor:
-        """States ``[rows, width, hidden]`` of the rows' chunks."""
-        width = max(len(row.chunk) for row in rows)
-        pad = self._tokenizer.pad_id
-        ids = torch.tensor([row.chunk + [pad] * (width - len(row.chunk)) for row in rows], device=self._device)
-        lengths = torch.tensor([row.length for row in rows], device=self._device)
-        places = lengths.unsqueeze(1) + torch.arange(width, device=self._device)  # (rows, width)
-        used = max(row.length for row in rows) + width
-        visible: Tensor | None = None
-        if len(rows) > 1 or width > 1:
-            visible = (torch.arange(used, device=self._device) <= places.unsqueeze(2)).unsqueeze(1)
-        self._cache.begin(first, len(rows), places, used)
-        return self._model.run_step(self._model.embed(ids, features), visible, places, self._cache)
+        """States ``[tokens, hidden]`` of the rows' chunks, one behind the other."""
+        widths = [len(row.chunk) for row in rows]
+        step = Step.plan(first, [row.length for row in rows], widths, self._device)
+        ids = torch.tensor([[token for row in rows for token in row.chunk]], device=self._device)
+        return self._model.run_step(self._model.embed(ids, features)[0], step, self._cache)
 
-    def _collect_groups(self, rows: Sequence[Row], hidden: Tensor, events: list[list[AnswerEvent]]) -> None:
+    def _collect_groups(
+        self, rows: Sequence[Row], ends: Sequence[int], hidden: Tensor, events: list[list[AnswerEvent]]
+    ) -> None:
         """Project the states of the groups that this step completed and copy them to the host, once a route."""
         closed: dict[str, list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
@@ -176,7 +174,8 @@ class RunningBatch:
                 closed[row.route].append(place)
         for route, places in closed.items():
             queries, decoder = self._tokenizer.queries(route), self._model.link.routes[route].decoder
-            embeddings = self._model.link.project(hidden[places, 1 : 1 + queries], decoder).float().cpu()
+            states = torch.stack([hidden[ends[place] - queries : ends[place]] for place in places])
+            embeddings = self._model.link.project(states, decoder).float().cpu()
             for place, embedding in zip(places, embeddings, strict=True):
                 row = rows[place]
                 events[place].append(GroupEvent(route, row.writer.phrase, embedding, row.route_log_probability))

@@ -18,7 +18,7 @@ from transformers import InternVLForConditionalGeneration
 from services.backbones.residual import ResidualStem
 from services.mllm.config import MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
-from services.mllm.slots import SlotCache
+from services.mllm.slots import SLOT_ATTENTION, SlotCache, Step
 from services.mllm.super_link import Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import WeightsError, load_weights, read_config, save_weights
@@ -77,6 +77,7 @@ class Mllm(nn.Module):
             raise WeightsError(f"Layers with {self._layer_types} are not supported, only full attention.")
         if config.public is None:
             self._fit_tower()
+        self.internvl.model.language_model.set_attn_implementation(SLOT_ATTENTION)
         self.link = SuperLink(config.routes, self.hidden_size, config.adapter_version)
         self._index_routes()
 
@@ -138,6 +139,7 @@ class Mllm(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         model.internvl = internvl
+        internvl.model.language_model.set_attn_implementation(SLOT_ATTENTION)
         model.link = SuperLink(config.routes, model.hidden_size, config.adapter_version)
         model._index_routes()
         return model, tokenizer
@@ -225,20 +227,19 @@ class Mllm(nn.Module):
         )
         return MllmOutput(hidden=output.last_hidden_state)
 
-    def run_step(self, embeddings: Tensor, visible: Tensor | None, position_ids: Tensor, cache: SlotCache) -> Tensor:
-        """Run new tokens ``[rows, width, hidden]`` of running sequences; returns their states.
-
-        ``visible`` ``[rows, 1, width, keys]`` bool says which keys of ``cache`` each query sees; None: all of them.
-        """
-        # Given by layer type, the mask is taken as it is and none is built.
+    def run_step(self, embeddings: Tensor, step: Step, cache: SlotCache) -> Tensor:
+        """Run the packed new tokens ``[tokens, hidden]`` of running sequences; returns their states."""
+        cache.begin(step)
+        # Given by layer type, the (unused) mask is taken as it is and none is built.
         output = self.internvl.model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=dict.fromkeys(self._layer_types, visible),
-            position_ids=position_ids,
+            inputs_embeds=embeddings.unsqueeze(0),
+            attention_mask=dict.fromkeys(self._layer_types),
+            position_ids=step.positions.unsqueeze(0),
             past_key_values=cache,
             use_cache=True,
+            step=step,
         )
-        states: Tensor = output.last_hidden_state
+        states: Tensor = output.last_hidden_state[0]
         return states
 
     def slot_cache(self, slots: int) -> SlotCache:

@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -47,13 +48,17 @@ class ScriptedBatch(RunningBatch):
 
     def _sample(self, rows: list[Row], states: Tensor) -> tuple[list[int], Tensor]:
         _, logits = super()._sample(rows, states)
-        return [self.script[row.completion_tokens % len(self.script)] for row in rows], logits
+        # Rows stand at different places of the sentence, as the rows of different requests do.
+        places = [row.completion_tokens + 5 * number for number, row in enumerate(rows)]
+        return [self.script[place % len(self.script)] for place in places], logits
 
 
 class WithoutOutput(ScriptedBatch):
     """Runs the queries and drops their states."""
 
-    def _collect_groups(self, rows: list[Row], hidden: Tensor, events: list[list[AnswerEvent]]) -> None:
+    def _collect_groups(
+        self, rows: Sequence[Row], ends: Sequence[int], hidden: Tensor, events: list[list[AnswerEvent]]
+    ) -> None:
         for row in rows:
             row.route = ""
 
