@@ -7,6 +7,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
+from typing import NoReturn
+
+from grpc_status import rpc_status
 
 from orchestrator.catalogue import Catalogue
 from orchestrator.deadline import Deadline
@@ -14,16 +17,19 @@ from orchestrator.engine import AnswerEngine
 from orchestrator.fast_path import detect
 from orchestrator.metrics import Metrics
 from superlink.channels import request_id_of
-from superlink.errors import SuperlinkError
+from superlink.errors import SuperlinkError, to_rpc_status
 from superlink.logs import current_request_id
 from superlink.serving import Context
 from superlink.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
+# gRPC's server pushback (proposal A6): a negative delay forbids the channel's retry policy to try again.
+_DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
+
 
 class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
-    """Answers ``superlink.v1.Orchestrator``. SuperlinkErrors leave it through ``superlink.serving.CallGuard``."""
+    """Answers ``superlink.v1.Orchestrator``."""
 
     def __init__(self, engine: AnswerEngine, catalogue: Catalogue, metrics: Metrics, default_timeout_s: float) -> None:
         """``default_timeout_s``: for callers that set no deadline."""
@@ -48,22 +54,28 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
     ) -> AsyncIterator[orchestrator_pb2.AnswerEvent]:
         """See ``AnswerEngine.answer``."""
         request.request_id = request_id_of(context, request.request_id)
-        with self._measure("Answer", request.request_id) as facts:
-            async with aclosing(self._engine.answer(request, self._deadline(context))) as events:
-                async for event in events:
-                    _note(event, facts)
-                    yield event
+        try:
+            with self._measure("Answer", request.request_id) as facts:
+                async with aclosing(self._engine.answer(request, self._deadline(context))) as events:
+                    async for event in events:
+                        _note(event, facts)
+                        yield event
+        except SuperlinkError as error:
+            await _abort(context, error, request.request_id)
 
     async def Detect(  # noqa: N802
         self, request: orchestrator_pb2.DetectRequest, context: Context
     ) -> orchestrator_pb2.DetectResponse:
         """See ``orchestrator.fast_path.detect``."""
         request.request_id = request_id_of(context, request.request_id)
-        with self._measure("Detect", request.request_id) as facts:
-            response = await detect(self._engine, request, self._deadline(context))
-            facts["phrases"] = len(request.phrases)
-            facts["detections"] = len(response.detections.detections)
-            return response
+        try:
+            with self._measure("Detect", request.request_id) as facts:
+                response = await detect(self._engine, request, self._deadline(context))
+                facts["phrases"] = len(request.phrases)
+                facts["detections"] = len(response.detections.detections)
+                return response
+        except SuperlinkError as error:
+            await _abort(context, error, request.request_id)
 
     def _deadline(self, context: Context) -> Deadline:
         remaining_s = context.time_remaining()
@@ -93,6 +105,19 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
             milliseconds = round((time.perf_counter() - started) * 1000, 2)
             fields = {"method": method, "code": code, "milliseconds": milliseconds, **facts}
             logger.info("request finished", extra=fields)
+
+
+async def _abort(context: Context, error: SuperlinkError, request_id: str) -> NoReturn:
+    """End the call with ``error``, and keep the caller's channel from repeating it.
+
+    A worker that is away was tried again on the way to it. If the hop before did the same, every hop would multiply the
+    attempts, and each would run the MLLM once more.
+    """
+    error.service = error.service or "orchestrator"
+    error.request_id = error.request_id or request_id
+    status = rpc_status.to_status(to_rpc_status(error))
+    await context.abort(status.code, status.details, (*status.trailing_metadata, _DO_NOT_RETRY))
+    raise AssertionError("abort returned")
 
 
 def _note(event: orchestrator_pb2.AnswerEvent, facts: dict[str, int]) -> None:

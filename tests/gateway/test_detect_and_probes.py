@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from request_bodies import data_url, encode_picture
 from scripted_workers import detection, detections
 
 from orchestrator.catalogue import FRESH_FOR_S
+from superlink.errors import SuperlinkError
 
 
 async def test_detect_answers_in_coco_boxes(gateway: LiveGateway, png: bytes) -> None:
@@ -228,3 +230,14 @@ def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert str(port) in message
     assert "--port" in message
     assert "gateway.port" in message
+
+
+@pytest.mark.faults
+async def test_retries_do_not_multiply_over_the_hops(gateway: LiveGateway, png: bytes) -> None:
+    gateway.workers.mllm.link_error = SuperlinkError("draining", "Going.", status=grpc.StatusCode.UNAVAILABLE)
+
+    response = await gateway.http.post("/v1/detect", files={"image": png}, data={"phrase": "dog"})
+
+    assert (response.status_code, response.json()["code"]) == (503, "draining")
+    # The orchestrator's channel tries four times; the gateway's does not repeat that.
+    assert 1 < len(gateway.workers.mllm.link_requests) <= 4
