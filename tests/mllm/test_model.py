@@ -209,6 +209,31 @@ def test_a_saved_model_loads_with_the_same_answers(tokenizer: MllmTokenizer, mod
     assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
+def test_training_may_keep_other_tensors_beside_the_weights(
+    tokenizer: MllmTokenizer, model: Mllm, tmp_path: Path
+) -> None:
+    model.save(tmp_path, tokenizer)
+    save_file({"classifier.weight": torch.zeros(2)}, tmp_path / "dense.safetensors")
+    Mllm.load(tmp_path)
+
+
+def test_weights_that_are_not_finite_or_cut_off_are_refused(
+    tokenizer: MllmTokenizer, model: Mllm, tmp_path: Path
+) -> None:
+    model.save(tmp_path, tokenizer)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        Mllm.load(tmp_path)
+    file.write_bytes(whole)
+    state = load_file(file)
+    state["link.tables.det"][0, 0] = float("nan")
+    save_file(state, file)
+    with pytest.raises(WeightsError, match=r"not finite, link\.tables\.det"):
+        Mllm.load(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_missing_file_is_named_with_a_remedy(
     tokenizer: MllmTokenizer, model: Mllm, tmp_path: Path, file: str
