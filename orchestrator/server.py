@@ -14,9 +14,8 @@ from orchestrator.metrics import Metrics
 from orchestrator.service import OrchestratorService
 from orchestrator.workers import DecoderClient, MllmClient
 from superlink.channels import open_channel
-from superlink.configuration import ConfigurationError
-from superlink.profile import Profile
-from superlink.serving import GrpcServer
+from superlink.profile import OrchestratorSettings, Profile
+from superlink.serving import GrpcServer, check_address_is_free
 from superlink.v1 import orchestrator_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ async def running_orchestrator(profile: Profile) -> AsyncIterator[GrpcServer]:
         server = GrpcServer("orchestrator", settings.address, drain_timeout_s=settings.drain_timeout_s)
         server.add(orchestrator_pb2_grpc.add_OrchestratorServicer_to_server, service, "superlink.v1.Orchestrator")
         if settings.metrics_port:
-            _serve_metrics(settings.metrics_port, metrics, stack)
+            _serve_metrics(settings, metrics, stack)
         await server.start()
         await server.set_ready(True)
         logger.info("ready", extra={"address": server.address, "profile": profile.name})
@@ -61,14 +60,11 @@ async def serve(profile: Profile) -> None:
         await server.run_until_signalled()
 
 
-def _serve_metrics(port: int, metrics: Metrics, stack: AsyncExitStack) -> None:
-    try:
-        http_server, thread = prometheus_client.start_http_server(port, "127.0.0.1", metrics.registry)
-    except OSError as error:
-        raise ConfigurationError(
-            f"orchestrator.metrics_port: cannot serve metrics on port {port} ({error.strerror}). Choose another port "
-            "in the profile, or 0 for none."
-        ) from error
+def _serve_metrics(settings: OrchestratorSettings, metrics: Metrics, stack: AsyncExitStack) -> None:
+    """Metrics over HTTP on the host of the gRPC address, until ``stack`` closes."""
+    host = settings.address.rpartition(":")[0]
+    check_address_is_free(host, settings.metrics_port, "orchestrator.metrics_port")
+    http_server, thread = prometheus_client.start_http_server(settings.metrics_port, host.strip("[]"), metrics.registry)
     stack.callback(thread.join)
     stack.callback(http_server.server_close)
     stack.callback(http_server.shutdown)
