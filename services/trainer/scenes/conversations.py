@@ -1,0 +1,523 @@
+"""Conversations about scenes, with the objects that every routed phrase means.
+
+A routed phrase is the canonical singular name in the question's language ("find all dogs" routes "dog"), the canonical
+referring expression ("the leftmost dog"), or, in the fast path's own form "Detect: dogs", the words as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from services.mllm.conversation import (
+    ImagePart,
+    Observation,
+    ObservedGroup,
+    Part,
+    RoutedPhrase,
+    Text,
+    Turn,
+    fast_path,
+    observation_text,
+)
+from services.trainer.scenes import templates
+from services.trainer.scenes.categories import CATEGORIES
+from services.trainer.scenes.observing import observe
+from services.trainer.scenes.referring import choose_referring, leftmost_first, members
+from services.trainer.scenes.scene import Category, Scene, SceneObject
+from services.trainer.scenes.templates import CHINESE, ENGLISH, LANGUAGES, Templates
+from services.trainer.scenes.wording import (
+    category_words,
+    join_names,
+    name,
+    noun_for,
+    pick,
+    pick_answer,
+    plural,
+    things,
+    vary,
+    with_article,
+)
+
+ROUTE = "[DET]"
+
+# How often each task is drawn when none is asked for.
+TASK_WEIGHTS: Mapping[str, float] = {
+    "fast_path": 0.14,
+    "detect": 0.10,
+    "detect_several": 0.16,
+    "detect_absent": 0.06,
+    "refer": 0.14,
+    "count": 0.09,
+    "presence": 0.07,
+    "compare": 0.06,
+    "open": 0.08,
+    "caption": 0.03,
+    "count_without_tools": 0.02,
+    "presence_without_tools": 0.02,
+    "talk": 0.015,
+    "no_image": 0.015,
+}
+TASKS = tuple(TASK_WEIGHTS)
+_CUMULATIVE = np.cumsum(list(TASK_WEIGHTS.values())) / sum(TASK_WEIGHTS.values())
+
+_BY_GROUP: dict[str, tuple[Category, ...]] = {
+    category.group: tuple(other for other in CATEGORIES if other.group == category.group) for category in CATEGORIES
+}
+# A comparison of sizes is only asked where one thing is clearly larger.
+_CLEARLY_LARGER = 1.6
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is said about a scene, and what it means."""
+
+    task: str
+    # "en" or "zh".
+    language: str
+    turns: tuple[Turn, ...]
+    # For every routed phrase in order, the indices of the scene's objects that it means; empty: absent.
+    targets: tuple[tuple[int, ...], ...]
+    # A finer kind where the task has several: "leftmost", "more", "which_more", "larger" ...
+    kind: str = ""
+    # The right answer by the scene, not by the observation: "3", "yes", "no", a phrase, "equal"; empty where none.
+    truth: str = ""
+
+
+class TaskError(ValueError):
+    """The scene does not allow the task: counting what is larger in an empty scene, say."""
+
+
+def sample_conversation(
+    scene: Scene,
+    rng: np.random.Generator,
+    task: str | None = None,
+    language: str | None = None,
+    noisy: bool = True,
+) -> Conversation:
+    """One conversation about ``scene``; without ``task`` or ``language`` they are drawn.
+
+    ``noisy`` disturbs half of the observations; answers always follow what the observation says. Raises TaskError when
+    ``task`` is given and the scene does not allow it, KeyError when it is unknown.
+    """
+    language = language or pick(rng, LANGUAGES)
+    if task is not None:
+        conversation = _MAKERS[task](scene, language, rng, noisy)
+        if conversation is None:
+            raise TaskError(f"This scene allows no conversation of task {task!r}.")
+        return conversation
+    while True:
+        drawn = TASKS[int(np.searchsorted(_CUMULATIVE, rng.random(), side="right"))]
+        conversation = _MAKERS[drawn](scene, language, rng, noisy)
+        if conversation is not None:
+            return conversation
+
+
+def expected_phrases(conversation: Conversation) -> tuple[str, ...]:
+    """The routed phrases in order."""
+    return tuple(part.phrase for part in _parts(conversation) if isinstance(part, RoutedPhrase))
+
+
+def all_texts(seed: int, count: int) -> Iterator[str]:
+    """``count`` texts as the tokenizer meets them: questions, answers, phrases and observations of random scenes."""
+    rng = np.random.default_rng(seed)
+    produced = 0
+    while produced < count:
+        for part in _parts(sample_conversation(_layout(rng), rng)):
+            if isinstance(part, Text | RoutedPhrase | Observation):
+                yield _written(part)
+                produced += 1
+                if produced == count:
+                    return
+
+
+def _written(part: Text | RoutedPhrase | Observation) -> str:
+    if isinstance(part, Text):
+        return part.text
+    return part.phrase if isinstance(part, RoutedPhrase) else observation_text(part)
+
+
+def _parts(conversation: Conversation) -> Iterator[Part]:
+    for turn in conversation.turns:
+        yield from turn.parts
+
+
+def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
+    """The form of ``/v1/detect``, whose phrases are the caller's own words."""
+    if rng.random() < 0.2:
+        found = choose_referring(scene, language, rng)
+        if found is None:
+            return None
+        return Conversation(
+            "fast_path", language, fast_path(ROUTE, [found.spoken]), ((found.target,),), kind=found.relation
+        )
+    chosen = _several(scene, rng, 1 + int(rng.random() ** 1.5 * 8))
+    words = plural if rng.random() < 0.25 else name
+    phrases = [words(category, language) for category in chosen]
+    if rng.random() < 0.05:
+        phrases = [phrase.capitalize() for phrase in phrases]
+    return Conversation(
+        "fast_path", language, fast_path(ROUTE, phrases), tuple(members(scene, category) for category in chosen)
+    )
+
+
+def _detect(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
+    if not scene.objects:
+        return None
+    return _detect_one("detect", scene, pick(rng, leftmost_first(scene)), language, rng)
+
+
+def _detect_absent(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    return _detect_one("detect_absent", scene, _absent(scene, rng), language, rng)
+
+
+def _detect_one(task: str, scene: Scene, category: Category, language: str, rng: np.random.Generator) -> Conversation:
+    question = pick(rng, templates.DETECT[language]).format(**category_words(category, language))
+    answer = _routed_answer([name(category, language)], templates.ROUTED_ANSWERS, language, rng)
+    return Conversation(task, language, _exchange(question, answer, language, rng), (members(scene, category),))
+
+
+def _detect_several(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    chosen = _several(scene, rng, 2 + int(rng.random() * 5))
+    question = pick(rng, templates.DETECT_SEVERAL[language]).format(list=_listed(chosen, language, rng))
+    names = [name(category, language) for category in chosen]
+    answer = _routed_answer(names, templates.ROUTED_ANSWERS, language, rng)
+    targets = tuple(members(scene, category) for category in chosen)
+    return Conversation("detect_several", language, _exchange(question, answer, language, rng), targets)
+
+
+def _refer(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
+    found = choose_referring(scene, language, rng)
+    if found is None:
+        return None
+    question = pick(rng, templates.REFER[language]).format(it=found.spoken)
+    answer = _routed_answer([found.phrase], templates.ROUTED_ANSWERS, language, rng)
+    turns = _exchange(question, answer, language, rng)
+    return Conversation("refer", language, turns, ((found.target,),), kind=found.relation)
+
+
+def _open(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    present = leftmost_first(scene)
+    question = pick(rng, templates.OPEN[language])
+    if present:
+        names = [name(category, language) for category in present]
+        answer = _routed_answer(names, templates.OPEN_ANSWERS, language, rng)
+    else:
+        answer = (Text(pick_answer(rng, templates.NOTHING[language])),)
+    targets = tuple(members(scene, category) for category in present)
+    return Conversation("open", language, _exchange(question, answer, language, rng), targets)
+
+
+def _caption(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    question = pick(rng, templates.CAPTION[language])
+    counts = [(category, len(members(scene, category))) for category in leftmost_first(scene)]
+    if counts:
+        answer = pick_answer(rng, templates.CAPTION_ANSWERS[language]).format(things=things(counts, language))
+        answer = answer[0].upper() + answer[1:]
+    else:
+        answer = pick_answer(rng, templates.NOTHING[language])
+    return Conversation("caption", language, _exchange(question, (Text(answer),), language, rng), ())
+
+
+def _count(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation:
+    category = _maybe_present(scene, rng, 0.85)
+    meant = members(scene, category)
+    question = pick(rng, templates.COUNT[language]).format(**category_words(category, language))
+
+    def answer(groups: Sequence[ObservedGroup]) -> str:
+        return _count_answer(category, len(groups[0].objects), language, rng)
+
+    observed = _observed([name(category, language)], [meant], answer, scene, language, rng, noisy)
+    turns = _exchange(question, observed, language, rng)
+    return Conversation("count", language, turns, (meant,), truth=str(len(meant)))
+
+
+def _presence(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation:
+    category = _maybe_present(scene, rng, 0.5)
+    meant = members(scene, category)
+    question = pick(rng, templates.PRESENCE[language]).format(**category_words(category, language))
+
+    def answer(groups: Sequence[ObservedGroup]) -> str:
+        return _presence_answer(category, len(groups[0].objects), language, rng)
+
+    observed = _observed([name(category, language)], [meant], answer, scene, language, rng, noisy)
+    turns = _exchange(question, observed, language, rng)
+    return Conversation("presence", language, turns, (meant,), truth="yes" if meant else "no")
+
+
+def _count_without_tools(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    category = _maybe_present(scene, rng, 0.85)
+    number = len(members(scene, category))
+    question = _without_tools(templates.COUNT, category, language, rng)
+    answer = (Text(_count_answer(category, number, language, rng)),)
+    turns = _exchange(question, answer, language, rng)
+    return Conversation("count_without_tools", language, turns, (), truth=str(number))
+
+
+def _presence_without_tools(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    category = _maybe_present(scene, rng, 0.5)
+    number = len(members(scene, category))
+    question = _without_tools(templates.PRESENCE, category, language, rng)
+    answer = (Text(_presence_answer(category, number, language, rng)),)
+    turns = _exchange(question, answer, language, rng)
+    return Conversation("presence_without_tools", language, turns, (), truth="yes" if number else "no")
+
+
+def _compare(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation | None:
+    if rng.random() < 0.3:
+        return _compare_sizes(scene, language, rng, noisy)
+    first = _maybe_present(scene, rng, 0.85)
+    second = _maybe_present(scene, rng, 0.75)
+    if first.key == second.key:
+        return None
+    meant = members(scene, first), members(scene, second)
+    yes_or_no = rng.random() < 0.5
+    asked = templates.COMPARE_MORE if yes_or_no else templates.COMPARE_WHICH
+    question = pick(rng, asked[language]).format(a=plural(first, language), b=plural(second, language))
+
+    def answer(groups: Sequence[ObservedGroup]) -> str:
+        numbers = len(groups[0].objects), len(groups[1].objects)
+        return _numbers_answer((first, second), numbers, yes_or_no, language, rng)
+
+    phrases = [name(first, language), name(second, language)]
+    turns = _exchange(question, _observed(phrases, meant, answer, scene, language, rng, noisy), language, rng)
+    more, fewer = len(meant[0]) > len(meant[1]), len(meant[0]) < len(meant[1])
+    if yes_or_no:
+        return Conversation("compare", language, turns, meant, kind="more", truth="yes" if more else "no")
+    truth = phrases[0] if more else phrases[1] if fewer else "equal"
+    return Conversation("compare", language, turns, meant, kind="which_more", truth=truth)
+
+
+def _compare_sizes(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation | None:
+    single = [category for category in leftmost_first(scene) if len(members(scene, category)) == 1]
+    if len(single) < 2:
+        return None
+    first = pick(rng, single)
+    second = pick(rng, [category for category in single if category.key != first.key])
+    pair = (first, second)
+    meant = members(scene, first), members(scene, second)
+    areas = [_box_area(scene.objects[indices[0]]) for indices in meant]
+    if max(areas) < _CLEARLY_LARGER * min(areas):
+        return None
+    phrases = [name(category, language) for category in pair]
+    question = pick(rng, templates.COMPARE_LARGER[language]).format(a=phrases[0], b=phrases[1])
+
+    def answer(groups: Sequence[ObservedGroup]) -> str:
+        for phrase, group in zip(phrases, groups, strict=True):
+            if not group.objects:
+                return pick_answer(rng, templates.NOT_FOUND[language]).format(a=phrase)
+        seen = [max((item.x2 - item.x1) * (item.y2 - item.y1) for item in group.objects) for group in groups]
+        larger = 0 if seen[0] >= seen[1] else 1
+        template = pick_answer(rng, templates.WHICH_LARGER[language])
+        return template.format(a=phrases[larger], b=phrases[1 - larger])
+
+    turns = _exchange(question, _observed(phrases, meant, answer, scene, language, rng, noisy), language, rng)
+    truth = phrases[0] if areas[0] > areas[1] else phrases[1]
+    return Conversation("compare", language, turns, meant, kind="larger", truth=truth)
+
+
+def _talk(_scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    said, answers = pick(rng, templates.SMALL_TALK[language])
+    question = pick(rng, said)
+    if rng.random() < 0.2:
+        question = question.rstrip("。.!！")
+    shown = (ImagePart(0),) if rng.random() < 0.4 else ()
+    turns = Turn("user", (*shown, Text(question))), Turn("assistant", (Text(pick_answer(rng, answers)),))
+    return Conversation("talk", language, turns, ())
+
+
+def _no_image(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation:
+    """Something is asked that needs an image, and none is there."""
+    task = pick(rng, ("detect_absent", "detect_several", "count", "presence", "open", "caption"))
+    asked = _MAKERS[task](scene, language, rng, noisy)
+    question = asked.turns[0] if asked else None
+    words = tuple(part for part in question.parts if isinstance(part, Text)) if question else ()
+    answer = Text(pick_answer(rng, templates.NO_IMAGE[language]))
+    return Conversation("no_image", language, (Turn("user", words), Turn("assistant", (answer,))), ())
+
+
+_Maker = Callable[[Scene, str, np.random.Generator, bool], Conversation | None]
+_MAKERS: dict[str, _Maker] = {
+    "fast_path": _fast_path,
+    "detect": _detect,
+    "detect_several": _detect_several,
+    "detect_absent": _detect_absent,
+    "refer": _refer,
+    "count": _count,
+    "presence": _presence,
+    "compare": _compare,
+    "open": _open,
+    "caption": _caption,
+    "count_without_tools": _count_without_tools,
+    "presence_without_tools": _presence_without_tools,
+    "talk": _talk,
+    "no_image": _no_image,
+}
+
+
+def _exchange(question: str, answer: Sequence[Part], language: str, rng: np.random.Generator) -> tuple[Turn, Turn]:
+    user = Turn("user", (ImagePart(0), Text(vary(question, language, rng))))
+    return user, Turn("assistant", tuple(answer))
+
+
+def _routed_answer(
+    phrases: Sequence[str],
+    answers: Mapping[str, Sequence[tuple[str, str]]],
+    language: str,
+    rng: np.random.Generator,
+) -> tuple[Part, ...]:
+    before, after = pick_answer(rng, answers[language])
+    parts: list[Part] = [Text(before)] if before else []
+    for number, phrase in enumerate(phrases):
+        if number:
+            parts.append(Text(templates.ANSWER_SEPARATOR[language]))
+        parts.append(RoutedPhrase(ROUTE, phrase))
+    return (*parts, Text(after))
+
+
+def _observed(
+    phrases: Sequence[str],
+    targets: Sequence[Sequence[int]],
+    answer: Callable[[Sequence[ObservedGroup]], str],
+    scene: Scene,
+    language: str,
+    rng: np.random.Generator,
+    noisy: bool,
+) -> tuple[Part, ...]:
+    """Route, read the observation, answer from it."""
+    routed = list(_routed_answer(phrases, templates.ROUTED_ANSWERS, language, rng))
+    last = routed.pop()
+    if isinstance(last, Text):
+        # A space parts the two rounds in the visible text.
+        routed.append(Text(f"{last.text} ") if language == ENGLISH else last)
+    observation = observe(scene, ROUTE, phrases, targets, rng, noisy)
+    if any(group.failed for group in observation.groups):
+        words = pick_answer(rng, templates.TOOL_FAILED[language])
+    else:
+        words = answer(observation.groups)
+    return (*routed, observation, Text(words))
+
+
+def _count_answer(category: Category, number: int, language: str, rng: np.random.Generator) -> str:
+    noun = noun_for(category, number)
+    verb = "is" if number == 1 else "are"
+    return pick_answer(rng, templates.COUNT_ANSWERS[language]).format(
+        there_are=f"There {verb} {number} {noun}",
+        number=number,
+        noun=noun,
+        one=category.chinese,
+        measure=category.measure_word,
+    )
+
+
+def _presence_answer(category: Category, number: int, language: str, rng: np.random.Generator) -> str:
+    answers = templates.PRESENCE_YES if number else templates.PRESENCE_NO
+    some = with_article(category.english) if number == 1 else f"{number} {category.english_plural}"
+    return pick_answer(rng, answers[language]).format(
+        is_or_are="is" if number == 1 else "are",
+        some=some,
+        number=number,
+        one=name(category, language),
+        measure=category.measure_word,
+    )
+
+
+def _numbers_answer(
+    pair: tuple[Category, Category],
+    numbers: tuple[int, int],
+    yes_or_no: bool,
+    language: str,
+    rng: np.random.Generator,
+) -> str:
+    first, second = (plural(category, language) for category in pair)
+    x, y = numbers
+    if yes_or_no:
+        answers = templates.MORE_YES if x > y else templates.MORE_NO
+    elif x == y:
+        answers = templates.EQUALLY_MANY
+    else:
+        answers = templates.WHICH_MORE
+        if y > x:
+            first, second, x, y = second, first, y, x
+    return pick_answer(rng, answers[language]).format(a=first, b=second, x=x, y=y)
+
+
+def _without_tools(questions: Templates, category: Category, language: str, rng: np.random.Generator) -> str:
+    question = pick(rng, questions[language]).format(**category_words(category, language))
+    request = pick(rng, templates.WITHOUT_TOOLS[language])
+    if rng.random() < 0.4:
+        return f"{request.strip()} {question}" if language == ENGLISH else request + question
+    return question + request
+
+
+def _listed(categories: Sequence[Category], language: str, rng: np.random.Generator) -> str:
+    chance = rng.random()
+    if language == CHINESE or chance < 0.45:
+        names = [name(category, language) for category in categories]
+    elif chance < 0.85:
+        names = [plural(category, language) for category in categories]
+    else:
+        article = pick(rng, ("the {}", "every {}", "a {}"))
+        names = [
+            with_article(category.english) if article == "a {}" else article.format(category.english)
+            for category in categories
+        ]
+    return join_names(names, language, rng)
+
+
+def _several(scene: Scene, rng: np.random.Generator, count: int) -> list[Category]:
+    """``count`` different categories in random order, some present and some not."""
+    present = leftmost_first(scene)
+    rng.shuffle(present)  # type: ignore[arg-type]
+    chosen = present[: max(1, round(count * (0.35 + 0.5 * rng.random())))]
+    known = {category.key for category in present}
+    while len(chosen) < count:
+        other = _other(scene, rng)
+        if other.key not in known:
+            known.add(other.key)
+            chosen.append(other)
+    rng.shuffle(chosen)  # type: ignore[arg-type]
+    return chosen
+
+
+def _maybe_present(scene: Scene, rng: np.random.Generator, probability: float) -> Category:
+    if scene.objects and rng.random() < probability:
+        return pick(rng, leftmost_first(scene))
+    return _absent(scene, rng)
+
+
+def _absent(scene: Scene, rng: np.random.Generator) -> Category:
+    present = {item.category.key for item in scene.objects}
+    while True:
+        other = _other(scene, rng)
+        if other.key not in present:
+            return other
+
+
+def _other(scene: Scene, rng: np.random.Generator) -> Category:
+    """Any category; every second time one of the same group as something in the scene, which is harder to tell."""
+    if scene.objects and rng.random() < 0.5:
+        return pick(rng, _BY_GROUP[pick(rng, scene.objects).category.group])
+    return pick(rng, CATEGORIES)
+
+
+def _box_area(item: SceneObject) -> float:
+    x1, y1, x2, y2 = item.box
+    return (x2 - x1) * (y2 - y1)
+
+
+_BLANK = Scene(np.zeros((256, 256, 3), dtype=np.uint8), (), "", 0)
+_ONE_PIXEL = np.ones((1, 1), dtype=np.bool_)
+
+
+def _layout(rng: np.random.Generator) -> Scene:
+    """A scene without art: words need no pixels."""
+    kinds = [pick(rng, CATEGORIES) for _ in range(1 + int(rng.random() * 4))]
+    objects = []
+    for _ in range(1 + int(rng.random() * 8)):
+        x1, y1, width, height = (rng.random(4) * (180, 180, 60, 60) + (0, 0, 15, 15)).tolist()
+        box = (x1, y1, x1 + width, y1 + height)
+        objects.append(SceneObject(pick(rng, kinds), box, _ONE_PIXEL, int(width * height)))
+    return replace(_BLANK, objects=tuple(objects))
