@@ -6,6 +6,7 @@ tables and projection heads of the super link. Knows nothing about text: ids in,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from services.mllm.conversation import IGNORED, RenderedGroup
 from services.mllm.slots import SLOT_ATTENTION, SlotCache, Step
 from services.mllm.super_link import Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
-from services.runtime.weights import WEIGHTS_FILE, WeightsError, read_config, save_weights
+from services.runtime.weights import CONFIG_FILE, WEIGHTS_FILE, WeightsError, read_config, save_weights
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -148,7 +149,10 @@ class Mllm(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> tuple[Mllm, MllmTokenizer]:
-        """Read a folder that ``save`` wrote. Raises WeightsError when it is missing or does not fit."""
+        """Read a folder that ``save`` wrote, or a public checkpoint. Raises WeightsError."""
+        if is_public(folder):
+            model, tokenizer = cls.from_public(folder)
+            return model.eval(), tokenizer
         config = read_config(folder, MllmConfig)
         tokenizer = _read_tokenizer(folder, config.queries_by_route)
         model = cls(config)
@@ -303,6 +307,15 @@ def language_loss(model: Mllm, hidden: Tensor, labels: Tensor) -> tuple[Tensor, 
     count = supervised.sum()
     logits = model.logits(hidden[:, :-1][supervised])
     return nn.functional.cross_entropy(logits.float(), targets[supervised], reduction="sum"), count
+
+
+def is_public(folder: Path) -> bool:
+    """Whether ``folder`` holds a checkpoint in the format of transformers' InternVL classes."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "internvl"
 
 
 def _load_state(model: Mllm, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -38,8 +37,6 @@ from superlink.errors import invalid_argument
 from superlink.profile import Profile, weights_folder
 from superlink.serving import Context, GrpcServer, deadline_of
 from superlink.v1 import mllm_pb2, mllm_pb2_grpc, types_pb2
-
-logger = logging.getLogger(__name__)
 
 SERVICE = "mllm"
 

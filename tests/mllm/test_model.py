@@ -320,6 +320,14 @@ def test_a_public_checkpoint_loads_as_it_is(public_folder: Path, tmp_path: Path)
         torch.testing.assert_close(again(ids, torch.ones_like(ids), again.encode_images(pixels)[0]).hidden, hidden)
 
 
+def test_the_service_can_be_pointed_at_a_public_checkpoint(public_folder: Path) -> None:
+    model, tokenizer = Mllm.load(public_folder)
+    assert model.config.name == public_folder.name
+    # Its links were never trained, so no decoder takes them for its own.
+    assert model.config.adapter_version == "untrained"
+    assert tokenizer.routes == {"[DET]": 4}
+
+
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path, public_folder: Path) -> None:
     with pytest.raises(WeightsError, match="tokenizer.json"):
         Mllm.from_public(tmp_path)
