@@ -17,12 +17,15 @@ _RECIPES = Path(__file__).resolve().parent / "recipes"
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe by name (tiny_detector) or a path to a YAML file. Omit it to list them.")
+        str | None,
+        typer.Argument(help="A recipe by name (tiny_detector) or a path to a YAML file. Omit it to list them."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and exports, one sub-folder a recipe.")] = Path(
-        "runs"
-    ),
-    stop_after: Annotated[int | None, typer.Option(help="Stop after this many steps in all, with a checkpoint.")] = None,
+    runs: Annotated[
+        Path, typer.Option(help="Folder for checkpoints, logs and exports, one sub-folder a recipe.")
+    ] = Path("runs"),
+    stop_after: Annotated[
+        int | None, typer.Option(help="Stop after this many steps in all, with a checkpoint.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the last evaluation's figures here.")] = None,
 ) -> None:
     """Train by a recipe; run it again to go on from the newest checkpoint.

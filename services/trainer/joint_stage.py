@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
-from services.mllm.conversation import RoutedPhrase, fast_path
+from services.mllm.conversation import fast_path
 from services.runtime.decoder import pad_links
 from services.trainer.chat_stage import (
     ChatBatch,
@@ -34,23 +34,22 @@ from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import Conversation, sample_conversation
+from services.trainer.scenes.conversations import Conversation, TaskError, expected_phrases, sample_conversation
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage
 
 # Tasks whose answers route phrases, and how often the detector's sample is taken from each.
 _GROUNDING_TASKS = {
-    "detect": 0.16,
-    "detect_several": 0.36,
+    "fast_path": 0.26,
+    "detect": 0.1,
+    "detect_several": 0.2,
     "detect_absent": 0.03,
-    "refer": 0.12,
-    "count": 0.1,
-    "presence": 0.08,
+    "refer": 0.14,
+    "count": 0.08,
+    "presence": 0.06,
     "compare": 0.05,
-    "open": 0.1,
+    "open": 0.08,
 }
-# Share of several-category samples that are laid out as the serving fast path lays them out.
-_FAST_PATH_SHARE = 0.6
 _DENSE_STRIDE = 8
 _DENSE_WEIGHT = 0.5
 # Pulls the links of plain category names to the rows that the detector was started with; fades out.
@@ -117,7 +116,6 @@ class JointStage(Stage):
         """One grounding conversation for the detector and further ones for the MLLM."""
         rng = np.random.default_rng((seed, 4))
         conversation = self._grounding(scene, rng)
-        phrases = [part.phrase for turn in conversation.turns for part in turn.parts if isinstance(part, RoutedPhrase)]
         config = self.mllm.config
         chat = prepare_chat(scene, seed, self.recipe.data.extra_conversations, config, self.tokenizer)
         first = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
@@ -130,7 +128,7 @@ class JointStage(Stage):
                 sample_cells(category_map(scene), cells, cells, (scene.height / longer, scene.width / longer))
             ),
             targets=image_targets(scene, conversation.targets),
-            categories=[_CATEGORY_OF_NAME.get(phrase.lower(), -1) for phrase in phrases],
+            categories=[_CATEGORY_OF_NAME.get(phrase.lower(), -1) for phrase in expected_phrases(conversation)],
         )
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
@@ -188,19 +186,15 @@ class JointStage(Stage):
         )
 
     def _grounding(self, scene: Scene, rng: np.random.Generator) -> Conversation:
-        """A conversation whose answer routes at least one phrase."""
+        """A conversation whose answer routes a phrase; tasks that the scene does not allow are drawn again."""
         tasks, weights = list(_GROUNDING_TASKS), np.array(list(_GROUNDING_TASKS.values()))
         while True:
-            task = str(rng.choice(tasks, p=weights / weights.sum()))
-            conversation = sample_conversation(scene, rng, task=task)
+            try:
+                conversation = sample_conversation(scene, rng, task=str(rng.choice(tasks, p=weights / weights.sum())))
+            except TaskError:
+                continue
             if conversation.targets:
-                break
-        if task == "detect_several" and rng.uniform() < _FAST_PATH_SHARE:
-            phrases = [
-                part.phrase for turn in conversation.turns for part in turn.parts if isinstance(part, RoutedPhrase)
-            ]
-            return replace(conversation, task="fast_path", turns=fast_path(self.route, phrases))
-        return conversation
+                return conversation
 
     def _links(self, batch: _Batch, states: Sequence[Tensor]) -> list[Tensor]:
         """Link embeddings of every scene's first conversation, in the order of the scenes."""
