@@ -23,25 +23,29 @@ from services.mllm.conversation import (
     observation_text,
 )
 from services.trainer.scenes import templates
+from services.trainer.scenes.answers import (
+    ROUTE,
+    count_answer,
+    numbers_answer,
+    observed_answer,
+    presence_answer,
+    routed_answer,
+)
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.observing import observe
+from services.trainer.scenes.choosing import absent, maybe_present, several
 from services.trainer.scenes.referring import choose_referring, leftmost_first, members
 from services.trainer.scenes.scene import Category, Scene, SceneObject
-from services.trainer.scenes.templates import CHINESE, ENGLISH, LANGUAGES, Templates
+from services.trainer.scenes.templates import ENGLISH, LANGUAGES, Templates
 from services.trainer.scenes.wording import (
     category_words,
-    join_names,
+    list_of,
     name,
-    noun_for,
     pick,
     pick_answer,
     plural,
     things,
     vary,
-    with_article,
 )
-
-ROUTE = "[DET]"
 
 # How often each task is drawn when none is asked for.
 TASK_WEIGHTS: Mapping[str, float] = {
@@ -63,9 +67,6 @@ TASK_WEIGHTS: Mapping[str, float] = {
 TASKS = tuple(TASK_WEIGHTS)
 _CUMULATIVE = np.cumsum(list(TASK_WEIGHTS.values())) / sum(TASK_WEIGHTS.values())
 
-_BY_GROUP: dict[str, tuple[Category, ...]] = {
-    category.group: tuple(other for other in CATEGORIES if other.group == category.group) for category in CATEGORIES
-}
 # A comparison of sizes is only asked where one thing is clearly larger.
 _CLEARLY_LARGER = 1.6
 
@@ -153,7 +154,7 @@ def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bo
         return Conversation(
             "fast_path", language, fast_path(ROUTE, [found.spoken]), ((found.target,),), kind=found.relation
         )
-    chosen = _several(scene, rng, 1 + int(rng.random() ** 1.5 * 8))
+    chosen = several(scene, rng, 1 + int(rng.random() ** 1.5 * 8))
     words = plural if rng.random() < 0.25 else name
     phrases = [words(category, language) for category in chosen]
     if rng.random() < 0.05:
@@ -170,20 +171,20 @@ def _detect(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool)
 
 
 def _detect_absent(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
-    return _detect_one("detect_absent", scene, _absent(scene, rng), language, rng)
+    return _detect_one("detect_absent", scene, absent(scene, rng), language, rng)
 
 
 def _detect_one(task: str, scene: Scene, category: Category, language: str, rng: np.random.Generator) -> Conversation:
     question = pick(rng, templates.DETECT[language]).format(**category_words(category, language))
-    answer = _routed_answer([name(category, language)], templates.ROUTED_ANSWERS, language, rng)
+    answer = routed_answer([name(category, language)], templates.ROUTED_ANSWERS, language, rng)
     return Conversation(task, language, _exchange(question, answer, language, rng), (members(scene, category),))
 
 
 def _detect_several(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
-    chosen = _several(scene, rng, 2 + int(rng.random() * 5))
-    question = pick(rng, templates.DETECT_SEVERAL[language]).format(list=_listed(chosen, language, rng))
+    chosen = several(scene, rng, 2 + int(rng.random() * 5))
+    question = pick(rng, templates.DETECT_SEVERAL[language]).format(list=list_of(chosen, language, rng))
     names = [name(category, language) for category in chosen]
-    answer = _routed_answer(names, templates.ROUTED_ANSWERS, language, rng)
+    answer = routed_answer(names, templates.ROUTED_ANSWERS, language, rng)
     targets = tuple(members(scene, category) for category in chosen)
     return Conversation("detect_several", language, _exchange(question, answer, language, rng), targets)
 
@@ -193,7 +194,7 @@ def _refer(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) 
     if found is None:
         return None
     question = pick(rng, templates.REFER[language]).format(it=found.spoken)
-    answer = _routed_answer([found.phrase], templates.ROUTED_ANSWERS, language, rng)
+    answer = routed_answer([found.phrase], templates.ROUTED_ANSWERS, language, rng)
     turns = _exchange(question, answer, language, rng)
     return Conversation("refer", language, turns, ((found.target,),), kind=found.relation)
 
@@ -203,7 +204,7 @@ def _open(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -
     question = pick(rng, templates.OPEN[language])
     if present:
         names = [name(category, language) for category in present]
-        answer = _routed_answer(names, templates.OPEN_ANSWERS, language, rng)
+        answer = routed_answer(names, templates.OPEN_ANSWERS, language, rng)
     else:
         answer = (Text(pick_answer(rng, templates.NOTHING[language])),)
     targets = tuple(members(scene, category) for category in present)
@@ -222,45 +223,45 @@ def _caption(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool
 
 
 def _count(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation:
-    category = _maybe_present(scene, rng, 0.85)
+    category = maybe_present(scene, rng, 0.85)
     meant = members(scene, category)
     question = pick(rng, templates.COUNT[language]).format(**category_words(category, language))
 
     def answer(groups: Sequence[ObservedGroup]) -> str:
-        return _count_answer(category, len(groups[0].objects), language, rng)
+        return count_answer(category, len(groups[0].objects), language, rng)
 
-    observed = _observed([name(category, language)], [meant], answer, scene, language, rng, noisy)
+    observed = observed_answer([name(category, language)], [meant], answer, scene, language, rng, noisy)
     turns = _exchange(question, observed, language, rng)
     return Conversation("count", language, turns, (meant,), truth=str(len(meant)))
 
 
 def _presence(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation:
-    category = _maybe_present(scene, rng, 0.5)
+    category = maybe_present(scene, rng, 0.5)
     meant = members(scene, category)
     question = pick(rng, templates.PRESENCE[language]).format(**category_words(category, language))
 
     def answer(groups: Sequence[ObservedGroup]) -> str:
-        return _presence_answer(category, len(groups[0].objects), language, rng)
+        return presence_answer(category, len(groups[0].objects), language, rng)
 
-    observed = _observed([name(category, language)], [meant], answer, scene, language, rng, noisy)
+    observed = observed_answer([name(category, language)], [meant], answer, scene, language, rng, noisy)
     turns = _exchange(question, observed, language, rng)
     return Conversation("presence", language, turns, (meant,), truth="yes" if meant else "no")
 
 
 def _count_without_tools(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
-    category = _maybe_present(scene, rng, 0.85)
+    category = maybe_present(scene, rng, 0.85)
     number = len(members(scene, category))
     question = _without_tools(templates.COUNT, category, language, rng)
-    answer = (Text(_count_answer(category, number, language, rng)),)
+    answer = (Text(count_answer(category, number, language, rng)),)
     turns = _exchange(question, answer, language, rng)
     return Conversation("count_without_tools", language, turns, (), truth=str(number))
 
 
 def _presence_without_tools(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
-    category = _maybe_present(scene, rng, 0.5)
+    category = maybe_present(scene, rng, 0.5)
     number = len(members(scene, category))
     question = _without_tools(templates.PRESENCE, category, language, rng)
-    answer = (Text(_presence_answer(category, number, language, rng)),)
+    answer = (Text(presence_answer(category, number, language, rng)),)
     turns = _exchange(question, answer, language, rng)
     return Conversation("presence_without_tools", language, turns, (), truth="yes" if number else "no")
 
@@ -268,8 +269,8 @@ def _presence_without_tools(scene: Scene, language: str, rng: np.random.Generato
 def _compare(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation | None:
     if rng.random() < 0.3:
         return _compare_sizes(scene, language, rng, noisy)
-    first = _maybe_present(scene, rng, 0.85)
-    second = _maybe_present(scene, rng, 0.75)
+    first = maybe_present(scene, rng, 0.85)
+    second = maybe_present(scene, rng, 0.75)
     if first.key == second.key:
         return None
     meant = members(scene, first), members(scene, second)
@@ -279,10 +280,10 @@ def _compare(scene: Scene, language: str, rng: np.random.Generator, noisy: bool)
 
     def answer(groups: Sequence[ObservedGroup]) -> str:
         numbers = len(groups[0].objects), len(groups[1].objects)
-        return _numbers_answer((first, second), numbers, yes_or_no, language, rng)
+        return numbers_answer((first, second), numbers, yes_or_no, language, rng)
 
     phrases = [name(first, language), name(second, language)]
-    turns = _exchange(question, _observed(phrases, meant, answer, scene, language, rng, noisy), language, rng)
+    turns = _exchange(question, observed_answer(phrases, meant, answer, scene, language, rng, noisy), language, rng)
     more, fewer = len(meant[0]) > len(meant[1]), len(meant[0]) < len(meant[1])
     if yes_or_no:
         return Conversation("compare", language, turns, meant, kind="more", truth="yes" if more else "no")
@@ -313,7 +314,7 @@ def _compare_sizes(scene: Scene, language: str, rng: np.random.Generator, noisy:
         template = pick_answer(rng, templates.WHICH_LARGER[language])
         return template.format(a=phrases[larger], b=phrases[1 - larger])
 
-    turns = _exchange(question, _observed(phrases, meant, answer, scene, language, rng, noisy), language, rng)
+    turns = _exchange(question, observed_answer(phrases, meant, answer, scene, language, rng, noisy), language, rng)
     truth = phrases[0] if areas[0] > areas[1] else phrases[1]
     return Conversation("compare", language, turns, meant, kind="larger", truth=truth)
 
@@ -362,145 +363,12 @@ def _exchange(question: str, answer: Sequence[Part], language: str, rng: np.rand
     return user, Turn("assistant", tuple(answer))
 
 
-def _routed_answer(
-    phrases: Sequence[str],
-    answers: Mapping[str, Sequence[tuple[str, str]]],
-    language: str,
-    rng: np.random.Generator,
-) -> tuple[Part, ...]:
-    before, after = pick_answer(rng, answers[language])
-    parts: list[Part] = [Text(before)] if before else []
-    for number, phrase in enumerate(phrases):
-        if number:
-            parts.append(Text(templates.ANSWER_SEPARATOR[language]))
-        parts.append(RoutedPhrase(ROUTE, phrase))
-    return (*parts, Text(after))
-
-
-def _observed(
-    phrases: Sequence[str],
-    targets: Sequence[Sequence[int]],
-    answer: Callable[[Sequence[ObservedGroup]], str],
-    scene: Scene,
-    language: str,
-    rng: np.random.Generator,
-    noisy: bool,
-) -> tuple[Part, ...]:
-    """Route, read the observation, answer from it."""
-    routed = list(_routed_answer(phrases, templates.ROUTED_ANSWERS, language, rng))
-    last = routed.pop()
-    if isinstance(last, Text):
-        # A space parts the two rounds in the visible text.
-        routed.append(Text(f"{last.text} ") if language == ENGLISH else last)
-    observation = observe(scene, ROUTE, phrases, targets, rng, noisy)
-    if any(group.failed for group in observation.groups):
-        words = pick_answer(rng, templates.TOOL_FAILED[language])
-    else:
-        words = answer(observation.groups)
-    return (*routed, observation, Text(words))
-
-
-def _count_answer(category: Category, number: int, language: str, rng: np.random.Generator) -> str:
-    noun = noun_for(category, number)
-    verb = "is" if number == 1 else "are"
-    return pick_answer(rng, templates.COUNT_ANSWERS[language]).format(
-        there_are=f"There {verb} {number} {noun}",
-        number=number,
-        noun=noun,
-        one=category.chinese,
-        measure=category.measure_word,
-    )
-
-
-def _presence_answer(category: Category, number: int, language: str, rng: np.random.Generator) -> str:
-    answers = templates.PRESENCE_YES if number else templates.PRESENCE_NO
-    some = with_article(category.english) if number == 1 else f"{number} {category.english_plural}"
-    return pick_answer(rng, answers[language]).format(
-        is_or_are="is" if number == 1 else "are",
-        some=some,
-        number=number,
-        one=name(category, language),
-        measure=category.measure_word,
-    )
-
-
-def _numbers_answer(
-    pair: tuple[Category, Category],
-    numbers: tuple[int, int],
-    yes_or_no: bool,
-    language: str,
-    rng: np.random.Generator,
-) -> str:
-    first, second = (plural(category, language) for category in pair)
-    x, y = numbers
-    if yes_or_no:
-        answers = templates.MORE_YES if x > y else templates.MORE_NO
-    elif x == y:
-        answers = templates.EQUALLY_MANY
-    else:
-        answers = templates.WHICH_MORE
-        if y > x:
-            first, second, x, y = second, first, y, x
-    return pick_answer(rng, answers[language]).format(a=first, b=second, x=x, y=y)
-
-
 def _without_tools(questions: Templates, category: Category, language: str, rng: np.random.Generator) -> str:
     question = pick(rng, questions[language]).format(**category_words(category, language))
     request = pick(rng, templates.WITHOUT_TOOLS[language])
     if rng.random() < 0.4:
         return f"{request.strip()} {question}" if language == ENGLISH else request + question
     return question + request
-
-
-def _listed(categories: Sequence[Category], language: str, rng: np.random.Generator) -> str:
-    chance = rng.random()
-    if language == CHINESE or chance < 0.45:
-        names = [name(category, language) for category in categories]
-    elif chance < 0.85:
-        names = [plural(category, language) for category in categories]
-    else:
-        article = pick(rng, ("the {}", "every {}", "a {}"))
-        names = [
-            with_article(category.english) if article == "a {}" else article.format(category.english)
-            for category in categories
-        ]
-    return join_names(names, language, rng)
-
-
-def _several(scene: Scene, rng: np.random.Generator, count: int) -> list[Category]:
-    """``count`` different categories in random order, some present and some not."""
-    present = leftmost_first(scene)
-    rng.shuffle(present)  # type: ignore[arg-type]
-    chosen = present[: max(1, round(count * (0.35 + 0.5 * rng.random())))]
-    known = {category.key for category in present}
-    while len(chosen) < count:
-        other = _other(scene, rng)
-        if other.key not in known:
-            known.add(other.key)
-            chosen.append(other)
-    rng.shuffle(chosen)  # type: ignore[arg-type]
-    return chosen
-
-
-def _maybe_present(scene: Scene, rng: np.random.Generator, probability: float) -> Category:
-    if scene.objects and rng.random() < probability:
-        return pick(rng, leftmost_first(scene))
-    return _absent(scene, rng)
-
-
-def _absent(scene: Scene, rng: np.random.Generator) -> Category:
-    present = {item.category.key for item in scene.objects}
-    while True:
-        other = _other(scene, rng)
-        if other.key not in present:
-            return other
-
-
-def _other(scene: Scene, rng: np.random.Generator) -> Category:
-    """Any category; every second time one of the same group as something in the scene, which is harder to tell."""
-    if scene.objects and rng.random() < 0.5:
-        return pick(rng, _BY_GROUP[pick(rng, scene.objects).category.group])
-    return pick(rng, CATEGORIES)
 
 
 def _box_area(item: SceneObject) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from services.trainer.scenes.scene import Category
 from services.trainer.scenes.templates import (
+    CHINESE,
     ENGLISH,
     LAST_SEPARATORS,
     LIST_SEPARATORS,
@@ -67,6 +68,22 @@ def join_names(names: Sequence[str], language: str, rng: np.random.Generator) ->
     separator = pick(rng, LIST_SEPARATORS[language])
     last = pick(rng, LAST_SEPARATORS[language]) or separator
     return last.join([separator.join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def list_of(categories: Sequence[Category], language: str, rng: np.random.Generator) -> str:
+    """Several categories as people list them: names, plurals, or names with articles."""
+    chance = rng.random()
+    if language == CHINESE or chance < 0.45:
+        names = [name(category, language) for category in categories]
+    elif chance < 0.85:
+        names = [plural(category, language) for category in categories]
+    else:
+        article = pick(rng, ("the {}", "every {}", "a {}"))
+        names = [
+            with_article(category.english) if article == "a {}" else article.format(category.english)
+            for category in categories
+        ]
+    return join_names(names, language, rng)
 
 
 def things(counts: Sequence[tuple[Category, int]], language: str) -> str:
