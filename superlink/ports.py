@@ -63,12 +63,13 @@ def ports_in_use(profile: Profile) -> tuple[PortUse, ...]:
 
 
 def explain_ports_in_use(uses: Iterable[PortUse]) -> str:
-    """One sentence a port: who wanted it and which setting moves it."""
-    return "\n".join(
-        f"Port {use.port} on {use.host} is in use; {use.process} wants it. "
-        f"Stop what listens there, or move it (--set {moved_setting(use)}), or take free ports (--free-ports)."
+    """One line a port, who wanted it and which setting moves it, and what to do."""
+    lines = [
+        f"Port {use.port} on {use.host} is in use; {use.process} wants it (to move it: --set {moved_setting(use)})."
         for use in uses
-    )
+    ]
+    remedy = "See with `superlink status` whether a stack runs already; else stop what listens there, move the ports, "
+    return "\n".join([*lines, remedy + "or take any free ones: superlink up --free-ports"])
 
 
 def moved_setting(use: PortUse) -> str:

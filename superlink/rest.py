@@ -6,7 +6,7 @@ Shared by the synchronous and the asynchronous client, which differ only in how 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -250,11 +250,12 @@ class AnswerAssembler:
         self._fields: dict[str, Any] = {}
         self._received = b""
 
-    def feed(self, received: bytes) -> list[AnswerEvent]:
-        """Take more of the event stream, cut anywhere. Raises RequestFailed when it reports a failure."""
+    def feed(self, received: bytes) -> Iterator[AnswerEvent]:
+        """Take more of the event stream, cut anywhere. Raises RequestFailed where the stream reports a failure."""
         # Only "\n" ends a line here; str.splitlines also cuts at separators that JSON texts may hold.
         *lines, self._received = (self._received + received).split(b"\n")
-        return [event for line in lines for event in self._line(line.decode("utf-8"))]
+        for line in lines:
+            yield from self._line(line.decode("utf-8"))
 
     def answer(self) -> Answer:
         """The answer as far as it arrived."""

@@ -102,7 +102,7 @@ class LocalStack:
     ) -> None:
         self.profile = _with_overrides(profile, free_port_overrides(profile)) if ports == "free" else profile
         self.log_folder = log_folder or _default_log_folder(self.profile, ports)
-        self._on_event = on_event
+        self.on_event = on_event
         self._startup_timeout_s = startup_timeout_s
         self._children = {plan.name: _Child(plan) for plan in plan_processes(self.profile)}
         # A plain flag: a signal handler may set it at any time, which no lock of threading survives for certain.
@@ -322,8 +322,8 @@ class LocalStack:
         return "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:]) or "  (empty)"
 
     def _emit(self, kind: Any, process: str, text: str) -> None:
-        if self._on_event is not None:
-            self._on_event(StackEvent(kind, process, text))
+        if self.on_event is not None:
+            self.on_event(StackEvent(kind, process, text))
 
 
 def describe_exit(code: int) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 import httpx
 import typer
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from superlink.cli.console import fail, notes, output
@@ -19,6 +20,7 @@ from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, Url
 from superlink.profile import Profile
 from superlink.stack import LocalStack, StackEvent
 
+TROUBLE = ("died", "restarting")
 STYLE_OF = {"died": "bold red", "ready": "bold green", "restarting": "yellow"}
 
 
@@ -42,11 +44,12 @@ def up(
         read_profile(profile, settings),
         ports="free" if free_ports else "profile",
         log_folder=log_folder,
-        on_event=report,
     )
     _stop_on_signal(stack)
-    with notes.status("Starting"):
+    with notes.status("Starting") as spinner:
+        stack.on_event = lambda event: report(event, spinner)
         stack.start()
+    stack.on_event = report
     try:
         output.print(f"Superlink runs at [bold]{stack.url}[/]. Stop it with Ctrl-C.")
         output.print(f'Try: superlink ask IMAGE "What is here? Show me." --url {stack.url}', highlight=False)
@@ -79,21 +82,30 @@ def status(profile: ProfileOption = DEFAULT_PROFILE, settings: SetOption = None,
 @contextmanager
 def stack_for_one_call(profile: Profile) -> Iterator[str]:
     """The URL of a stack on free ports that lives as long as the block; says what it is doing."""
-    stack = LocalStack(profile, ports="free", on_event=report)
+    stack = LocalStack(profile, ports="free")
     # Ctrl-C raises KeyboardInterrupt by itself; these would end this process without a word.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-    with notes.status("Starting the stack"):
+    with notes.status("Starting") as spinner:
+        notes.print(f"Starting {', '.join(stack.process_names)}; logs in {stack.log_folder}", highlight=False)
+        stack.on_event = lambda event: report(event, spinner, only_trouble=True)
         stack.start()
+    stack.on_event = lambda event: report(event, only_trouble=True)
     try:
         yield stack.url
     finally:
-        notes.print("[dim]stopping the stack[/]")
+        notes.print("Stopping the stack")
         stack.stop()
 
 
-def report(event: StackEvent) -> None:
-    """One line an event."""
+def report(event: StackEvent, spinner: Status | None = None, only_trouble: bool = False) -> None:
+    """One line an event; what is waited for goes to the spinner where there is one."""
+    if event.kind == "waiting" and spinner is not None:
+        spinner.update(f"Starting: {escape(event.text)}")
+        if notes.is_terminal:
+            return
+    if only_trouble and event.kind not in TROUBLE:
+        return
     style = STYLE_OF.get(event.kind, "dim")
     notes.print(f"[{style}]{event.process:<13}{event.kind:<11}[/] {escape(event.text)}", highlight=False)
 

@@ -1,0 +1,243 @@
+"""Processes that die, ports that are taken, weights that are missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from superlink import Client
+from superlink.ports import free_port_overrides
+from superlink.profile import Profile, find_profile, load_profile
+from superlink.rest import RequestFailed
+from superlink.results import Finished, TextDelta, ToolCallChanged
+from superlink.stack import LocalStack, StackError, StackEvent
+
+pytestmark = pytest.mark.faults
+BACK_WITHIN_S = 120.0
+
+
+def pid_of(stack: LocalStack, name: str) -> int:
+    pid = stack.pid(name)
+    assert pid is not None
+    return pid
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_text_arrives_when_a_decoder_dies_and_service_returns_when_it_does(
+    start_stack: Callable[[], LocalStack], sample: bytes
+) -> None:
+    events: list[StackEvent] = []
+    stack = start_stack()
+    stack.on_event = events.append
+    with stack, Client(stack.url, max_retries=0) as client:
+        whole = client.chat(sample, "What is here? Show me.")
+        assert whole.errors == ()
+        # A stopped process holds the call open, so that the kill comes in the middle of it.
+        os.kill(pid_of(stack, "detection"), signal.SIGSTOP)
+        answer = None
+        killed = False
+        text = ""
+        for event in client.chat(sample, "What is here? Show me.", stream=True):
+            if isinstance(event, TextDelta):
+                text += event.text
+            if isinstance(event, ToolCallChanged) and event.call.status == "running" and not killed:
+                stack.kill("detection")
+                killed = True
+            if isinstance(event, Finished):
+                answer = event.answer
+        assert killed
+        assert answer is not None
+        assert answer.text == text
+        assert text.startswith(whole.text[:10])
+        assert [error.service for error in answer.errors] == ["detection"]
+        assert answer.errors[0].detail
+        stack.wait_until_ready(BACK_WITHIN_S)
+        again = client.chat(sample, "What is here? Show me.")
+        assert again.text == whole.text
+        assert again.detections == whole.detections
+    kinds = [event.kind for event in events if event.process == "detection"]
+    assert kinds[:4] == ["started", "died", "restarting", "started"]
+
+
+def test_the_fast_path_fails_clearly_while_its_decoder_is_away_and_works_again(
+    start_stack: Callable[[], LocalStack], grey: bytes
+) -> None:
+    with start_stack() as stack, Client(stack.url, max_retries=0) as client:
+        stack.kill("detection")
+        with pytest.raises(RequestFailed) as raised:
+            client.detect(grey, ["dog"])
+        assert raised.value.http_status == 503
+        assert raised.value.service == "detection"
+        assert raised.value.retryable
+        assert not client.ready().ready
+        stack.wait_until_ready(BACK_WITHIN_S)
+        assert client.detect(grey, ["dog"]).presence
+
+
+def test_any_process_may_die_and_the_stack_heals(start_stack: Callable[[], LocalStack], grey: bytes) -> None:
+    with start_stack() as stack, Client(stack.url, max_retries=0) as client:
+        for name in ("mllm", "orchestrator", "gateway"):
+            stack.kill(name)
+            time.sleep(0.3)
+            stack.wait_until_ready(BACK_WITHIN_S)
+            assert client.detect(grey, ["dog"]).presence
+
+
+def test_no_process_is_left_when_the_one_that_started_them_is_killed(tmp_path: Path, profile: Profile) -> None:
+    settings = [f"--set={key}={value}" for key, value in free_port_overrides(profile).items()]
+    command = [sys.executable, "-m", "superlink", "up", *settings, "--logs", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as starter:
+        assert starter.stdout is not None
+        assert "Superlink runs at" in starter.stdout.readline()
+        children = children_of(starter.pid)
+        assert len(children) == 4
+        starter.kill()
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in children):
+        assert time.monotonic() < deadline, "children are left"
+        time.sleep(0.1)
+
+
+def test_up_stops_in_order_when_it_is_told_to(tmp_path: Path, profile: Profile) -> None:
+    settings = [f"--set={key}={value}" for key, value in free_port_overrides(profile).items()]
+    command = [sys.executable, "-m", "superlink", "up", *settings, "--logs", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        assert "Superlink runs at" in starter.stdout.readline()
+        children = children_of(starter.pid)
+        starter.send_signal(signal.SIGTERM)
+        _, notes = starter.communicate(timeout=60)
+        assert starter.returncode == 0
+    assert not any(is_running(pid) for pid in children)
+    order = [line.split()[0] for line in notes.splitlines() if " stopped " in line]
+    assert order == ["gateway", "orchestrator", "detection", "mllm"]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_port_in_use_is_named_before_anything_starts(profile: Profile, tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        file = find_profile("tiny")
+        taken = load_profile(file, {**free_port_overrides(profile), "gateway.port": port})
+        stack = LocalStack(taken, log_folder=tmp_path)
+        with pytest.raises(StackError, match=rf"Port {port} .* in use; gateway wants it .*--set gateway\.port="):
+            stack.start()
+    assert [stack.pid(name) for name in stack.process_names] == [None] * 4
+
+
+@pytest.mark.parametrize("module", ["services.mllm.service", "services.detection.service", "orchestrator", "gateway"])
+def test_a_process_says_itself_that_its_port_is_in_use(profile: Profile, tmp_path: Path, module: str) -> None:
+    key = {
+        "services.mllm.service": "mllm.address",
+        "services.detection.service": "decoders.detection.address",
+        "orchestrator": "orchestrator.address",
+        "gateway": "gateway.port",
+    }[module]
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        value = port if key == "gateway.port" else f"127.0.0.1:{port}"
+        result = run_process(module, write_profile(profile, tmp_path, {key: value}))
+    assert result.returncode == 2
+    assert str(port) in result.stderr
+    assert "in use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["mllm", "detection"])
+def test_missing_weights_are_named_with_a_remedy(profile: Profile, tmp_path: Path, name: str) -> None:
+    key = "mllm.weights" if name == "mllm" else f"decoders.{name}.weights"
+    file = write_profile(profile, tmp_path, {key: str(tmp_path / "nowhere")})
+    with pytest.raises(StackError, match=rf"{name}: no .*nowhere.*superlink doctor"):
+        LocalStack(load_profile(file), ports="free", log_folder=tmp_path).start()
+    result = run_process(f"services.{name}.service", file)
+    assert result.returncode == 2
+    assert "nowhere" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_process_that_dies_at_start_is_reported_with_the_end_of_its_log(profile: Profile, tmp_path: Path) -> None:
+    broken = tmp_path / "weights"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    file = write_profile(profile, tmp_path, {"decoders.detection.weights": str(broken)})
+    stack = LocalStack(load_profile(file), ports="free", log_folder=tmp_path / "logs")
+    with pytest.raises(StackError, match="detection ended with exit code 2"):
+        stack.start()
+    assert [stack.pid(name) for name in stack.process_names] == [None] * 4
+
+
+def test_a_bad_profile_key_is_answered_with_the_right_one_by_every_process(profile: Profile, tmp_path: Path) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text(find_profile("tiny").read_text().replace("max_tiles:", "max_tils:"))
+    for module in ("services.mllm.service", "services.detection.service", "orchestrator", "gateway"):
+        result = run_process(module, file)
+        assert result.returncode == 2
+        assert "Did you mean 'max_tiles'?" in result.stderr
+
+
+def test_a_bad_recipe_key_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    recipes = Path(__file__).resolve().parents[2] / "services" / "trainer" / "recipes"
+    text = sorted(recipes.glob("*.yaml"))[0].read_text()
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text.replace("\nseed:", "\nsed:"))
+    result = run_process("superlink", None, "train", str(file))
+    assert result.returncode == 2
+    assert "Did you mean 'seed'?" in result.stderr
+
+
+def test_a_stopping_gateway_lets_the_answer_in_flight_finish(
+    start_stack: Callable[[], LocalStack], sample: bytes
+) -> None:
+    with start_stack() as stack, Client(stack.url, max_retries=0) as client:
+        events = client.chat(sample, "What is here? Show me.", stream=True)
+        next(events)
+        os.kill(pid_of(stack, "gateway"), signal.SIGTERM)
+        assert isinstance(list(events)[-1], Finished)
+
+
+def test_healthz_answers_while_workers_are_away(start_stack: Callable[[], LocalStack]) -> None:
+    with start_stack() as stack:
+        stack.kill("mllm")
+        assert httpx.get(f"{stack.url}/healthz").status_code == 200
+        response = httpx.get(f"{stack.url}/readyz")
+        assert response.status_code == 503
+        assert "mllm" in response.json()["detail"]
+
+
+def write_profile(profile: Profile, folder: Path, overrides: dict[str, object]) -> Path:
+    """The profile on free ports with some keys replaced, as a file."""
+    import yaml
+
+    changed = load_profile(find_profile("tiny"), {**free_port_overrides(profile), **overrides})
+    file = folder / "changed.yaml"
+    file.write_text(yaml.safe_dump(changed.model_dump(mode="json")))
+    return file
+
+
+def run_process(module: str, profile: Path | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    options = ["--profile", str(profile)] if profile is not None else []
+    command = [sys.executable, "-m", module, *options, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

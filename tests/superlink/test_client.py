@@ -1,0 +1,286 @@
+"""The SDK against a real HTTP server that answers in the gateway's own schema."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+from gateway.chat_schema import AnswerExtension, ChatCompletionChunk, ChatRequest, Delta
+from gateway.detect_schema import CategoryDetection, CategoryResult, DetectResponse
+from gateway.results import ImageSize, ObservationResult, ObservedGroupResult, TimingEntry
+from superlink import AsyncClient, Client, SuperlinkError
+from superlink.rest import GatewayTimeout, GatewayUnreachable, RequestFailed
+from superlink.results import Box, Finished, ObservationRead, TextDelta, ToolCallChanged
+from tests.superlink.conftest import Reply, ScriptedGateway
+from tests.superlink.gateway_replies import COMPLETED, PROBLEM, USAGE, chunk, completion, event_stream, png, reply
+
+
+def test_chat_returns_text_and_what_the_tools_found(gateway: ScriptedGateway) -> None:
+    extension = AnswerExtension(
+        tool_calls=[COMPLETED],
+        timings=[TimingEntry(service="mllm", phase="compute", milliseconds=12.5)],
+        image=ImageSize(width=128, height=96),
+    )
+    gateway.answer(completion("Here is the dog.", extension))
+    with Client(gateway.url) as client:
+        answer = client.chat(png(), "Where is the dog?")
+    assert answer.text == "Here is the dog."
+    (found,) = answer.detections
+    assert (found.phrase, found.score, found.box) == ("dog", 0.98, Box(x1=10, y1=20, x2=40, y2=60))
+    span = answer.phrases[0].span
+    assert span is not None
+    assert answer.text[span.start : span.end] == "dog"
+    assert answer.usage.prompt_tokens_details.image_tokens == 50
+    assert answer.timings[0].milliseconds == 12.5
+    assert answer.request_id == "r-1"
+    assert answer.errors == ()
+
+
+def test_a_failed_tool_is_part_of_the_answer(gateway: ScriptedGateway) -> None:
+    failed = COMPLETED.model_copy(update={"status": "failed", "error": PROBLEM, "phrases": []})
+    gateway.answer(completion("Here is the dog.", AnswerExtension(tool_calls=[failed])))
+    with Client(gateway.url) as client:
+        answer = client.chat(png(), "Where is the dog?")
+    assert answer.text == "Here is the dog."
+    assert [error.code for error in answer.errors] == ["image_too_large"]
+
+
+def test_what_the_sdk_sends_fits_the_gateways_schema(gateway: ScriptedGateway) -> None:
+    gateway.answer(completion("No.", AnswerExtension()))
+    history = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
+    with Client(gateway.url, timeout_s=7) as client:
+        client.chat(
+            [png(), png()],
+            "Are these the same?",
+            history=history,
+            max_tokens=20,
+            max_rounds=1,
+            score_threshold=0.4,
+            request_id="mine",
+        )
+    (sent,) = gateway.received
+    request = ChatRequest.model_validate_json(sent.body)
+    assert [message.role for message in request.messages] == ["user", "assistant", "user"]
+    assert [part["type"] for part in sent.json["messages"][-1]["content"]] == ["image_url", "image_url", "text"]
+    assert request.superlink.max_rounds == 1
+    assert request.superlink.score_threshold == 0.4
+    assert request.max_tokens == 20
+    assert sent.headers["x-request-id"] == "mine"
+    assert sent.headers["x-request-timeout-s"] == "7"
+
+
+def test_a_stream_gives_events_and_then_the_whole_answer(gateway: ScriptedGateway) -> None:
+    running = COMPLETED.model_copy(update={"status": "running"})
+    observation = ObservationResult(position=12, groups=[ObservedGroupResult(phrase="dog", route="[DET]")])
+    usage = ChatCompletionChunk(id="chatcmpl-1", created=0, model="superlink-tiny", choices=[], usage=USAGE)
+    gateway.answer(
+        event_stream(
+            chunk(Delta(role="assistant", content="")),
+            chunk(Delta(content="Here is the ")),
+            chunk(Delta(superlink=AnswerExtension(tool_calls=[running]))),
+            chunk(Delta(content="dog\u2028.")),
+            chunk(Delta(superlink=AnswerExtension(tool_calls=[COMPLETED]))),
+            chunk(Delta(superlink=AnswerExtension(observations=[observation]))),
+            chunk(Delta(superlink=AnswerExtension(rounds=1, image=ImageSize(width=128, height=96))), "stop"),
+            usage.model_dump_json(exclude_none=True),
+        )
+    )
+    with Client(gateway.url) as client:
+        events = list(client.chat(png(), "Where is the dog?", stream=True))
+    kinds = [TextDelta, ToolCallChanged, TextDelta, ToolCallChanged, ObservationRead, Finished]
+    assert [type(event) for event in events] == kinds
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert last.answer.text == "Here is the dog\u2028."
+    assert [call.status for call in last.answer.tool_calls] == ["completed"]
+    assert last.answer.usage.total_tokens == 79
+    assert last.answer.image is not None
+    assert last.answer.finish_reason == "stop"
+    assert gateway.received[0].json["stream"] is True
+
+
+def test_a_stream_that_fails_half_way_raises(gateway: ScriptedGateway) -> None:
+    error = {"error": {"message": PROBLEM.detail, **PROBLEM.model_dump(exclude_none=True)}}
+    gateway.answer(event_stream(chunk(Delta(content="Here is")), json.dumps(error)))
+    with Client(gateway.url) as client:
+        events = client.chat(png(), "Where is the dog?", stream=True)
+        assert next(events) == TextDelta("Here is")
+        with pytest.raises(RequestFailed) as raised:
+            next(events)
+    assert raised.value.code == "image_too_large"
+    assert raised.value.request_id == "r-7"
+
+
+def test_detect_uploads_the_image_and_returns_boxes_best_first(gateway: ScriptedGateway) -> None:
+    gateway.answer(
+        reply(
+            DetectResponse(
+                model="superlink-tiny",
+                image=ImageSize(width=128, height=96),
+                categories=[
+                    CategoryResult(phrase="dog", found=True, score=0.9),
+                    CategoryResult(phrase="小狗", found=False, score=0.1),
+                ],
+                detections=[CategoryDetection(category="dog", category_index=0, bbox=[1, 2, 3, 4], score=0.9)],
+                usage=USAGE,
+                timings=[],
+            )
+        )
+    )
+    image = png()
+    with Client(gateway.url) as client:
+        found = client.detect(image, ["dog", "小狗"], score_threshold=0.3)
+    assert [entry.box for entry in found.detections] == [Box(x1=1, y1=2, x2=4, y2=6)]
+    assert [(entry.phrase, entry.found) for entry in found.presence] == [("dog", True), ("小狗", False)]
+    (sent,) = gateway.received
+    assert sent.headers["content-type"].startswith("multipart/form-data")
+    assert image in sent.body
+    assert sent.body.count(b'name="categories"') == 2
+    assert "小狗".encode() in sent.body
+    assert b'name="score_threshold"' in sent.body
+
+
+def test_detect_takes_either_categories_or_a_phrase(gateway: ScriptedGateway) -> None:
+    with Client(gateway.url) as client:
+        with pytest.raises(ValueError, match="either categories or phrase"):
+            client.detect(png())
+        with pytest.raises(TypeError, match="phrase"):
+            client.detect(png(), "dog")
+
+
+def test_a_problem_becomes_an_exception_with_its_code_status_and_request_id(gateway: ScriptedGateway) -> None:
+    gateway.answer(reply(PROBLEM, 413))
+    with Client(gateway.url) as client, pytest.raises(SuperlinkError) as raised:
+        client.chat(png(), "Where?")
+    error = raised.value
+    assert isinstance(error, RequestFailed)
+    assert (error.code, error.http_status, error.request_id) == ("image_too_large", 413, "r-7")
+    assert error.status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "Send a smaller one" in str(error)
+
+
+def test_an_error_page_of_something_else_is_still_a_clear_error(gateway: ScriptedGateway) -> None:
+    gateway.answer(Reply(502, b"<html>Bad Gateway</html>"))
+    with Client(gateway.url) as client, pytest.raises(RequestFailed, match="Bad Gateway") as raised:
+        client.chat(None, "hello")
+    assert raised.value.http_status == 502
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_not_now_is_tried_again_after_the_time_that_the_gateway_names(gateway: ScriptedGateway, status: int) -> None:
+    busy = reply(PROBLEM.model_copy(update={"status": status, "retryable": True}), status, **{"retry-after": "0.2"})
+    gateway.answer(busy, busy, completion("Yes.", AnswerExtension()))
+    began = time.monotonic()
+    with Client(gateway.url) as client:
+        assert client.chat(None, "hello").text == "Yes."
+    assert time.monotonic() - began >= 0.4
+    assert len(gateway.received) == 3
+
+
+def test_retries_end(gateway: ScriptedGateway) -> None:
+    gateway.answer(reply(PROBLEM.model_copy(update={"status": 503}), 503, **{"retry-after": "0"}))
+    with Client(gateway.url, max_retries=2) as client, pytest.raises(RequestFailed):
+        client.detect(png(), ["dog"])
+    assert len(gateway.received) == 3
+
+
+def test_retries_do_not_outlast_the_timeout(gateway: ScriptedGateway) -> None:
+    gateway.answer(reply(PROBLEM.model_copy(update={"status": 503}), 503, **{"retry-after": "30"}))
+    began = time.monotonic()
+    with Client(gateway.url, timeout_s=5) as client, pytest.raises(RequestFailed):
+        client.detect(png(), ["dog"])
+    assert time.monotonic() - began < 5
+
+
+def test_other_failures_are_not_repeated(gateway: ScriptedGateway) -> None:
+    gateway.answer(reply(PROBLEM.model_copy(update={"status": 500}), 500))
+    with Client(gateway.url) as client, pytest.raises(RequestFailed):
+        client.chat(None, "hello")
+    assert len(gateway.received) == 1
+
+
+def test_no_gateway_says_how_to_start_one() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(GatewayUnreachable, match="superlink up"):
+            client.chat(None, "hello")
+
+
+def test_a_silent_gateway_ends_in_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superlink.client.TIMEOUT_MARGIN_S", 0.1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, timeout_s=0.2) as client, pytest.raises(GatewayTimeout, match="timeout_s"):
+            client.chat(None, "hello")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "path", "text", "pillow", "numpy"])
+def test_images_come_in_any_form(gateway: ScriptedGateway, tmp_path: Path, kind: str) -> None:
+    gateway.answer(completion("Red.", AnswerExtension()))
+    file = tmp_path / "red.png"
+    file.write_bytes(png())
+    given = {
+        "bytes": png(),
+        "path": file,
+        "text": str(file),
+        "pillow": Image.open(file),
+        "numpy": np.asarray(Image.open(file)),
+    }[kind]
+    with Client(gateway.url) as client:
+        client.chat(given, "Which colour?")
+    url = gateway.received[0].json["messages"][0]["content"][0]["image_url"]["url"]
+    head, _, content = url.partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as arrived:
+        assert arrived.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_something_else_than_an_image_is_refused_at_once(gateway: ScriptedGateway) -> None:
+    with Client(gateway.url) as client, pytest.raises(TypeError, match="numpy array"):
+        client.chat(3.5, "What?")
+
+
+def test_readiness_names_what_is_missing(gateway: ScriptedGateway) -> None:
+    services = [{"name": "mllm", "ready": True}, {"name": "detection", "ready": False, "reason": "starting"}]
+    gateway.answer(Reply(503, json.dumps({**PROBLEM.model_dump(), "services": services}).encode()))
+    with Client(gateway.url) as client:
+        readiness = client.ready()
+    assert not readiness.ready
+    assert readiness.services[1].reason == "starting"
+
+
+def test_the_address_may_come_from_the_environment(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERLINK_URL", gateway.url + "/")
+    gateway.answer(completion("Yes.", AnswerExtension()))
+    with Client() as client:
+        assert client.url == gateway.url
+        assert client.chat(None, "hello").text == "Yes."
+
+
+async def test_the_asynchronous_client_does_the_same(gateway: ScriptedGateway) -> None:
+    busy = reply(PROBLEM.model_copy(update={"status": 503}), 503, **{"retry-after": "0"})
+    gateway.answer(busy, completion("Here is the dog.", AnswerExtension(tool_calls=[COMPLETED])))
+    async with AsyncClient(gateway.url) as client:
+        answer = await client.chat(png(), "Where is the dog?")
+        assert answer.detections[0].phrase == "dog"
+        gateway.answer(event_stream(chunk(Delta(content="Yes.")), chunk(Delta(), "stop")))
+        events = [event async for event in client.stream(png(), "Is there a dog?")]
+        assert isinstance(events[-1], Finished)
+        assert events[-1].answer.text == "Yes."
+        gateway.answer(reply(PROBLEM, 413))
+        with pytest.raises(RequestFailed):
+            await client.detect(png(), ["dog"])
+        gateway.answer(Reply(200, b'{"services": []}'))
+        assert (await client.ready()).ready
