@@ -13,7 +13,7 @@ from mmdet.models.layers.transformer.grounding_dino_layers import GroundingDinoT
 class LinkEncoder(GroundingDinoTransformerEncoder):
     """mmdet's layers with masks that hold for every row of a batch, and phrases without positions.
 
-    mmdet's own forward pass repeats the phrase mask in the wrong order over heads when rows differ, and its fusion layer
+    mmdet's own forward pass repeats the phrase mask over heads in an order that mixes up rows, and its fusion layer
     ignores a boolean mask; either would let padding and other requests of a batch change a result.
     """
 

@@ -31,7 +31,7 @@ class DenseHead(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of features ``[batch, channels, rows, columns]`` and targets ``[batch, rows, columns]``."""
+        """Mean cross-entropy: features ``[batch, channels, rows, columns]``, targets ``[batch, rows, columns]``."""
         loss: Tensor = functional.cross_entropy(self.classifier(features), targets, weight=self.weights)
         return loss
 

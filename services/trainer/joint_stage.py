@@ -15,6 +15,7 @@ from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
 from services.mllm.conversation import fast_path
 from services.runtime.decoder import pad_links
+from services.trainer.calibration import calibrate
 from services.trainer.chat_stage import (
     ChatBatch,
     ChatSample,
@@ -36,7 +37,7 @@ from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.conversations import Conversation, TaskError, expected_phrases, sample_conversation
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage
+from services.trainer.stage import Stage, make_composer
 
 # Tasks whose answers route phrases, and how often the detector's sample is taken from each.
 _GROUNDING_TASKS = {
@@ -55,6 +56,9 @@ _DENSE_WEIGHT = 0.5
 # Pulls the links of plain category names to the rows that the detector was started with; fades out.
 _ALIGNMENT_WEIGHT = 2.0
 _ALIGNMENT_STEPS = 600
+# Scenes that calibrate the exported detector: apart from training, validation and the fixed evaluation set.
+_CALIBRATION_SEED_START = 3_000_000_000
+_CALIBRATION_SCENES = 400
 _CATEGORY_OF_NAME = {
     name: index
     for index, category in enumerate(CATEGORIES)
@@ -173,7 +177,12 @@ class JointStage(Stage):
         return figures | self._evaluate_words(scenes)
 
     def export(self, folder: Path) -> None:
-        """A folder a service: ``mllm`` and ``detection``."""
+        """A folder a service, ``mllm`` and ``detection``; the detector's scores are calibrated first."""
+        self.model.eval()
+        composer = make_composer(self.recipe.data)
+        scenes = [composer.compose(_CALIBRATION_SEED_START + number) for number in range(_CALIBRATION_SCENES)]
+        with torch.no_grad():
+            calibrate(self.detector, self._fast_path_links, scenes)
         export_mllm(self.mllm, self.tokenizer, self.dense, folder / "mllm")
         self.detector.save(folder / "detection")
 

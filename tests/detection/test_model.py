@@ -40,7 +40,9 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def test_permuting_the_phrases_permutes_the_scores(detector: Detector, inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_permuting_the_phrases_permutes_the_scores(
+    detector: Detector, inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     pixels, links = inputs
     mask = torch.ones(2, 5, dtype=torch.bool)
     order = torch.tensor([3, 0, 4, 1, 2])
@@ -85,7 +87,9 @@ def test_a_batch_gives_what_each_image_gives_alone(
 def test_results_are_in_pixels_of_the_original(detector: Detector) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     prepared = detector.prepare(image)
-    outputs = detector(detector.encode(prepared.pixels[None]), torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool))
+    outputs = detector(
+        detector.encode(prepared.pixels[None]), torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool)
+    )
 
     [result] = detector.decode(outputs, [prepared.original_size], [3], [DetectorOptions(score_threshold=0.0)])
 
@@ -173,9 +177,7 @@ def test_gradients_reach_the_links_through_matching_and_denoising() -> None:
         normaliser=2.0,
     )
 
-    outputs = detector(
-        detector.encode(torch.randn(2, 3, 64, 64)), links, torch.ones(2, 3, dtype=torch.bool), targets
-    )
+    outputs = detector(detector.encode(torch.randn(2, 3, 64, 64)), links, torch.ones(2, 3, dtype=torch.bool), targets)
     terms = detection_loss(outputs, targets)
     torch.stack(list(terms.values())).sum().backward()
 
@@ -191,7 +193,9 @@ def test_losses_scale_with_the_normaliser() -> None:
     targets = DetectionTargets(
         torch.full((1, 1, 4), 0.4), torch.ones(1, 1, 2, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool), 1.0
     )
-    outputs = detector(detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
+    outputs = detector(
+        detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 2, 16), torch.ones(1, 2, dtype=torch.bool)
+    )
 
     once = detection_loss(outputs, targets)
     halved = detection_loss(outputs, DetectionTargets(targets.boxes, targets.groups, targets.mask, 2.0))

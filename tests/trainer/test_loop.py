@@ -138,7 +138,13 @@ def test_two_processes_train_one_model(tmp_path: Path, sprite_file: Path) -> Non
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", script, recipe.model_dump_json(), str(tmp_path)],
             env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
             stdout=subprocess.PIPE,
             text=True,
         )

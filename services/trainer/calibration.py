@@ -1,0 +1,117 @@
+"""Calibrates a trained detector: its scores become probabilities, and 0.5 the best place to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from services.detection.boxes import to_corners
+from services.detection.configuration import Calibration
+from services.detection.model import Detector
+from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
+from services.trainer.scenes.scene import Scene
+
+# Categories that are asked for although they are absent, a scene; as many as are present on average.
+_ABSENT = 2
+# Candidates below this logit never decide anything.
+_LEAST_LOGIT = -6.0
+_MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the detector said about one category of one scene."""
+
+    # [queries] logits, highest first, and whether each candidate is a new right one.
+    logits: NDArray[np.float32]
+    right: NDArray[np.bool_]
+    # Objects of the category in the scene.
+    count: int
+
+
+def calibrate(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> None:
+    """Fit both calibrations of ``detector`` on scenes and store them in its configuration.
+
+    Detection: the slope is that of a logistic fit of "is a right box" on the logit; the offset puts 0.5 where most
+    categories are counted exactly. Presence: a logistic fit of "is there at all" on the best logit.
+    """
+    answers = _ask(detector, links_of, scenes)
+    logits = np.concatenate([answer.logits for answer in answers])
+    right = np.concatenate([answer.right for answer in answers])
+    scale, _ = fit_logistic(logits, right)
+    candidates = np.linspace(-3.0, 2.0, 101)
+    exact = [np.mean([(answer.logits >= limit).sum() == answer.count for answer in answers]) for limit in candidates]
+    limit = float(np.mean(candidates[np.flatnonzero(np.isclose(exact, max(exact)))]))
+    best = np.array([answer.logits[0] for answer in answers])
+    presence_scale, presence_bias = fit_logistic(best, np.array([answer.count > 0 for answer in answers]))
+    detector.config = detector.config.model_copy(
+        update={
+            "detection_calibration": Calibration(scale=scale, bias=-scale * limit),
+            "presence_calibration": Calibration(scale=presence_scale, bias=presence_bias),
+        }
+    )
+
+
+def fit_logistic(values: NDArray[np.float32], labels: NDArray[np.bool_]) -> tuple[float, float]:
+    """Scale and bias of ``sigmoid(scale * value + bias)`` by maximum likelihood (Platt scaling)."""
+    inputs, wanted = torch.tensor(values, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
+    parameters = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = functional.binary_cross_entropy_with_logits(parameters[0] * inputs + parameters[1], wanted)
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)
+    return float(parameters[0]), float(parameters[1])
+
+
+@torch.no_grad()
+def _ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> list[_Answer]:
+    detector.eval()
+    answers = []
+    device = detector.logit_bias.device
+    for scene in scenes:
+        rng = np.random.default_rng((scene.seed, 5))
+        present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
+        absent = [int(index) for index in rng.permutation(len(CATEGORIES)) if index not in present][:_ABSENT]
+        asked = present + absent
+        links = links_of(scene, asked)[None]
+        pixels = detector.prepare(scene.image).pixels[None].to(device)
+        mask = torch.ones(1, len(asked), dtype=torch.bool, device=device)
+        outputs = detector(detector.encode(pixels), links, mask)
+        boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
+        for group, category in enumerate(asked):
+            truths = [thing.box for thing in scene.objects if CATEGORY_INDEX[thing.category.key] == category]
+            answers.append(_judge(outputs.logits[-1, 0, :, group], boxes, torch.tensor(truths).reshape(-1, 4)))
+    return answers
+
+
+def _judge(logits: Tensor, boxes: Tensor, truths: Tensor) -> _Answer:
+    """Match candidates to true boxes, best first; each true box is found once."""
+    order = logits.argsort(descending=True)
+    order = order[: max(1, int((logits[order] > _LEAST_LOGIT).sum()))]
+    free = list(range(truths.shape[0]))
+    right = []
+    for candidate in order.tolist():
+        overlaps = [_iou(boxes[candidate], truths[index]) for index in free]
+        hit = bool(overlaps) and max(overlaps) >= _MATCH_IOU
+        if hit:
+            free.pop(int(np.argmax(overlaps)))
+        right.append(hit)
+    return _Answer(logits[order].cpu().numpy(), np.array(right), truths.shape[0])
+
+
+def _iou(first: Tensor, second: Tensor) -> float:
+    sides = (torch.minimum(first[2:], second[2:]) - torch.maximum(first[:2], second[:2])).clamp(min=0)
+    shared = float(sides.prod())
+    return shared / (float((first[2:] - first[:2]).prod()) + float((second[2:] - second[:2]).prod()) - shared)
