@@ -93,7 +93,7 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         self.register_buffer("_deviation", torch.tensor(_STANDARD_DEVIATION).view(3, 1, 1), persistent=False)
 
     def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
-        """Scale ``[height, width, 3]`` uint8 RGB so that the longer side fits, then pad to a square, right and below."""
+        """Scale ``[height, width, 3]`` uint8 RGB so that the longer side fits; pad to a square, right and below."""
         height, width = image.shape[:2]
         side = self.config.image_side
         scale = side / max(height, width)

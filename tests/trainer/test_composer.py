@@ -11,7 +11,9 @@ def test_there_are_at_least_96_categories_in_eight_groups_with_unique_names() ->
     assert len(CATEGORIES) >= 96
     assert len({category.group for category in CATEGORIES}) >= 8
     for names in ("key", "english", "english_plural", "chinese", "emoji"):
-        assert len({getattr(category, names) for category in CATEGORIES}) >= len(CATEGORIES) - (names == "english_plural")
+        assert len({getattr(category, names) for category in CATEGORIES}) >= len(CATEGORIES) - (
+            names == "english_plural"
+        )
 
 
 def test_the_same_seed_gives_the_same_pixels(composer: Composer) -> None:
