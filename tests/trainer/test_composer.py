@@ -29,7 +29,7 @@ def test_boxes_and_masks_are_exact_and_disjoint(composer: Composer, seed: int) -
     scene = composer.compose(seed)
 
     assert scene.objects
-    assert 128 <= min(scene.height, scene.width)
+    assert min(scene.height, scene.width) >= 128
     assert max(scene.height, scene.width) <= 320
     owners = np.zeros((scene.height, scene.width), dtype=int)
     for thing in scene.objects:
