@@ -6,7 +6,6 @@ the text encoder's features stood. They carry no position encoding, so that the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from services.detection import compiled_operations  # noqa: F401  (must come before mmdet)
@@ -25,6 +23,7 @@ from services.detection.encoder import LinkEncoder
 from services.detection.losses import detection_loss
 from services.detection.structures import DetectionOutputs, DetectionResult, DetectionTargets, DetectorOptions
 from services.runtime.decoder import Decoder, DecoderSpec, PreparedImage
+from services.runtime.weights import load_weights, read_config, save_weights
 
 from mmdet.models.backbones import ResNet  # isort: skip
 from mmdet.models.layers import SinePositionalEncoding  # isort: skip
@@ -194,35 +193,15 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         return results
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; shared tensors are written once."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2) + "\n", encoding="utf-8")
-        save_file(
-            {name: self.state_dict()[name].contiguous() for name in self._stored_names()}, folder / "model.safetensors"
-        )
+        """Write ``config.json`` and ``model.safetensors``."""
+        save_weights(self, folder, self.config)
 
     @classmethod
     def load(cls, folder: Path) -> Detector:
-        """Read what ``save`` wrote, ready for inference.
-
-        Raises FileNotFoundError when a file is missing and ValueError when the weights do not fit the configuration.
-        """
-        config = DetectorConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
-        detector = cls(config)
-        detector.load_stored(load_file(folder / "model.safetensors"))
+        """Read what ``save`` wrote, ready for inference. Raises WeightsError when it is missing or does not fit."""
+        detector = cls(read_config(folder, DetectorConfig))
+        load_weights(detector, folder)
         return detector.eval()
-
-    def load_stored(self, tensors: dict[str, Tensor]) -> None:
-        """Take over tensors as ``save`` writes them. Raises ValueError naming missing and unexpected ones."""
-        expected = self._stored_names()
-        missing, unexpected = sorted(expected - tensors.keys()), sorted(tensors.keys() - expected)
-        if missing or unexpected:
-            raise ValueError(f"detector weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
-        self.load_state_dict(tensors, strict=False)
-
-    def _stored_names(self) -> set[str]:
-        aliases = tuple(f"box_heads.{index}." for index in range(1, self.config.decoder_layers))
-        return {name for name in self.state_dict() if not name.startswith(aliases)}
 
     def _flatten(self, features: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Levels to ``[batch, tokens, width]`` with positions, the shapes ``[levels, 2]`` and the level starts."""

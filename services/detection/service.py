@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from services.detection.configuration import DetectorConfig
 from services.detection.model import DetectionResult, Detector, DetectorOptions
 from services.runtime.decoder_service import DecoderService
 from services.runtime.metrics import WorkerMetrics
-from services.runtime.weights import load_weights, read_config
 from services.runtime.worker import decoder_settings, run_worker
 from superlink.errors import invalid_argument
 from superlink.profile import Profile
@@ -25,9 +23,7 @@ class DetectionService(DecoderService[DetectorOptions, DetectionResult]):
 
     def load(self, folder: Path) -> Detector:
         """The detector in ``folder``. Raises WeightsError."""
-        detector = Detector(read_config(folder, DetectorConfig))
-        load_weights(detector, folder)
-        return detector.eval()
+        return Detector.load(folder)
 
     def read_options(self, request: decoder_pb2.DecodeRequest | None) -> DetectorOptions:
         """The request's DetectionOptions. Raises SuperlinkError (INVALID_ARGUMENT) for values out of range."""

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from services.mllm.config import MllmConfig
 from services.mllm.conversation import RenderedGroup
 from services.mllm.model import Mllm, language_loss
 from services.mllm.tokenizer import MllmTokenizer
+from services.runtime.weights import load_weights
 from services.trainer.dense_supervision import GROUND, DenseHead
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import (
@@ -33,7 +34,7 @@ from services.trainer.mllm_samples import (
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.conversations import all_texts, sample_conversation
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage
+from services.trainer.stage import Stage, save_parts
 
 _VOCABULARY = 2048
 _TOKENIZER_TEXTS = 30_000
@@ -89,7 +90,8 @@ class ChatStage(Stage):
 
     def export(self, folder: Path) -> None:
         """MLLM weights as the service loads them, and the dense head beside them."""
-        export_mllm(self.mllm, self.tokenizer, self.dense, folder)
+        self.mllm.save(folder, self.tokenizer)
+        save_parts(folder, dense=self.dense)
 
 
 def start_mllm(recipe: Recipe) -> tuple[Mllm, MllmTokenizer]:
@@ -110,7 +112,7 @@ def start_dense_head(recipe: Recipe, mllm: Mllm) -> DenseHead:
     """The dense head over the tower's grid, from an earlier run where there is one."""
     dense = DenseHead(mllm.config.vision.hidden_size)
     if "mllm" in recipe.start_from:
-        dense.load_state_dict(load_file(recipe.start_from["mllm"] / "dense.safetensors"))
+        load_weights(dense, recipe.start_from["mllm"] / "training" / "dense")
     return dense
 
 
@@ -215,9 +217,3 @@ def _phrase_positions(labels: Tensor, groups: Sequence[RenderedGroup], phrase_st
             inside[position] = True
             position -= 1
     return inside
-
-
-def export_mllm(mllm: Mllm, tokenizer: MllmTokenizer, dense: DenseHead, folder: Path) -> None:
-    """What the service loads, and the dense head for later stages."""
-    mllm.save(folder, tokenizer)
-    save_file({name: tensor.contiguous() for name, tensor in dense.state_dict().items()}, folder / "dense.safetensors")

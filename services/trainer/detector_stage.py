@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
+from services.runtime.weights import load_weights
 from services.trainer.dense_supervision import DenseHead, category_map, sample_cells
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
@@ -24,7 +24,7 @@ from services.trainer.distributed import mean_over_ranks
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage
+from services.trainer.stage import Stage, save_parts
 
 _MOST_GROUPS = 8
 _DENSE_STRIDE = 8
@@ -57,14 +57,6 @@ class CategoryTable(nn.Embedding):
     def __init__(self, link_width: int) -> None:
         super().__init__(len(CATEGORIES), link_width)
 
-    def save(self, path: Path) -> None:
-        """Write the table as safetensors."""
-        save_file({"weight": self.weight.detach().contiguous()}, path)
-
-    def restore(self, path: Path) -> None:
-        """Read a table that ``save`` wrote."""
-        self.load_state_dict(load_file(path))
-
 
 class DetectorStage(Stage):
     """See the module's docstring."""
@@ -76,9 +68,9 @@ class DetectorStage(Stage):
         self.dense = DenseHead(recipe.detector.width)
         if "detector" in recipe.start_from:
             folder = recipe.start_from["detector"]
-            self.detector.load_stored(load_file(folder / "model.safetensors"))
-            self.table.restore(folder / "categories.safetensors")
-            self.dense.load_state_dict(load_file(folder / "dense.safetensors"))
+            load_weights(self.detector, folder)
+            load_weights(self.table, folder / "training" / "table")
+            load_weights(self.dense, folder / "training" / "dense")
         self.model = nn.ModuleDict({"detector": self.detector, "table": self.table, "dense": self.dense})
 
     def prepare(self, scene: Scene, seed: int) -> _Sample:
@@ -141,9 +133,7 @@ class DetectorStage(Stage):
     def export(self, folder: Path) -> None:
         """Detector weights as the service loads them; the table and the dense head beside them, for later stages."""
         self.detector.save(folder)
-        self.table.save(folder / "categories.safetensors")
-        dense = {name: tensor.contiguous() for name, tensor in self.dense.state_dict().items()}
-        save_file(dense, folder / "dense.safetensors")
+        save_parts(folder, table=self.table, dense=self.dense)
 
 
 def to_device(targets: DetectionTargets, device: torch.device) -> DetectionTargets:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
 from services.mllm.conversation import fast_path
 from services.runtime.decoder import pad_links
+from services.runtime.weights import load_weights
 from services.trainer.calibration import calibrate
 from services.trainer.chat_stage import (
     ChatBatch,
     ChatSample,
     collate_chat,
     evaluate_words,
-    export_mllm,
     language_term,
     prepare_chat,
     start_dense_head,
@@ -100,9 +100,9 @@ class JointStage(Stage):
         self.table.requires_grad_(False)
         if "detector" in recipe.start_from:
             folder = recipe.start_from["detector"]
-            self.detector.load_stored(load_file(folder / "model.safetensors"))
-            self.table.restore(folder / "categories.safetensors")
-            self.detector_dense.load_state_dict(load_file(folder / "dense.safetensors"))
+            load_weights(self.detector, folder)
+            load_weights(self.table, folder / "training" / "table")
+            load_weights(self.detector_dense, folder / "training" / "dense")
         self.route = recipe.detector.route
         self.steps = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.model = nn.ModuleDict(
@@ -183,8 +183,9 @@ class JointStage(Stage):
         scenes = [composer.compose(_CALIBRATION_SEED_START + number) for number in range(_CALIBRATION_SCENES)]
         with torch.no_grad():
             calibrate(self.detector, self._fast_path_links, scenes)
-        export_mllm(self.mllm, self.tokenizer, self.dense, folder / "mllm")
-        self.detector.save(folder / "detection")
+        # Half precision on disk halves the repository's weights and costs no accuracy; services compute in float32.
+        deepcopy(self.mllm).half().save(folder / "mllm", self.tokenizer)
+        deepcopy(self.detector).half().save(folder / "detection")
 
     def _evaluate_words(self, scenes: Sequence[Scene]) -> dict[str, float]:
         return evaluate_words(

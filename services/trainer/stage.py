@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
+from services.runtime.weights import save_weights
 from services.trainer.recipe import Data, Recipe
 from services.trainer.scenes.composer import Composer, ComposerOptions
 from services.trainer.scenes.scene import Scene
 from services.trainer.scenes.sprites import load_sprites
+from superlink.configuration import Section
 
 
 class Stage(ABC):
@@ -78,3 +80,13 @@ def make_composer(data: Data) -> Composer:
     """The composer that a recipe's data section describes."""
     options = ComposerOptions(styles=data.styles, smallest_side=data.smallest_side, largest_side=data.largest_side)
     return Composer(load_sprites(data.sprites), options)
+
+
+class _NoConfiguration(Section):
+    """Parts that only training uses have their sizes from the recipe."""
+
+
+def save_parts(folder: Path, **parts: nn.Module) -> None:
+    """Write what only later stages need, out of the services' way: ``folder/training/NAME/model.safetensors``."""
+    for name, part in parts.items():
+        save_weights(part, folder / "training" / name, _NoConfiguration())

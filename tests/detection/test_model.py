@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from services.detection.boxes import generalised_iou, to_centres, to_corners
 from services.detection.configuration import DetectorConfig
 from services.detection.losses import detection_loss, focal_loss, match
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets, DetectorOptions
+from services.runtime.weights import WeightsError
 
 SMALL = DetectorConfig(
     image_side=64,
@@ -110,9 +112,12 @@ def test_saving_and_loading_gives_the_same_detector(tmp_path: Path, detector: De
     assert loaded.config == detector.config
 
 
-def test_weights_that_do_not_fit_are_named(detector: Detector) -> None:
-    with pytest.raises(ValueError, match="missing .*unexpected .*nonsense"):
-        detector.load_stored({"nonsense": torch.zeros(1)})
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, detector: Detector) -> None:
+    detector.save(tmp_path)
+    save_file({"nonsense": torch.zeros(1)}, tmp_path / "model.safetensors")
+
+    with pytest.raises(WeightsError, match=r"missing.*unknown \(nonsense\)"):
+        Detector.load(tmp_path)
 
 
 def test_focal_loss_has_its_textbook_values() -> None:
