@@ -1,0 +1,243 @@
+"""``superlink eval``, ``superlink bench`` and ``superlink scenes``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from services.evaluation.latency import LatencyReport, measure_latency
+from services.evaluation.scenes_evaluation import evaluate_scenes, write_failures
+from services.evaluation.scenes_report import ScenesReport
+from services.evaluation.scenes_set import SceneSet, SceneSetError, load_scene_set
+from superlink.cli.console import fail, notes, output
+from superlink.cli.options import DEFAULT_PROFILE, URL_VARIABLE, ProfileOption, SetOption, read_profile
+from superlink.cli.up import stack_for_one_call
+from superlink.client import Client
+
+DEFAULT_SCENES = Path(__file__).resolve().parents[2] / "tests" / "data" / "scenes"
+
+evaluate = typer.Typer(help="Measure how good the answers of a running stack are.", no_args_is_help=True)
+bench = typer.Typer(help="Measure how fast a running stack is.", no_args_is_help=True)
+scenes = typer.Typer(help="Make and look at sets of scenes to evaluate on.", no_args_is_help=True)
+
+ScenesOption = Annotated[Path, typer.Option("--scenes", help="Folder of a scene set, see docs/scenes.md.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+StackUrlOption = Annotated[
+    str | None,
+    typer.Option("--url", envvar=URL_VARIABLE, help="A gateway that runs already. Default: start a stack for it."),
+]
+
+
+@evaluate.callback()
+def _evaluate() -> None:
+    """Keep ``scenes`` a command of its own while it is the only one."""
+
+
+@bench.callback()
+def _bench() -> None:
+    """Keep ``latency`` a command of its own while it is the only one."""
+
+
+@evaluate.command("scenes")
+def evaluate_scenes_command(
+    scene_folder: ScenesOption = DEFAULT_SCENES,
+    url: StackUrlOption = None,
+    json_file: JsonOption = None,
+    failures: Annotated[Path | None, typer.Option(help="List every wrong answer in this text file.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight at a time.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings: SetOption = None,
+) -> None:
+    """Ask every prompt of a scene set and judge the answers; docs/evaluation.md says how.
+
+    The model writes its own answers. Requests for categories are also sent to /v1/detect (teacher-forced).
+
+    Example: superlink eval scenes --json figures.json --failures wrong.txt
+    """
+    scene_set = _load(scene_folder)
+    if limit:
+        scene_set.prompts = scene_set.prompts[:limit]
+    with _gateway(url, profile, settings) as address, Client(address) as client, _progress() as progress:
+        task = progress.add_task("Asking", total=len(scene_set.prompts))
+        report, outcomes = evaluate_scenes(
+            client, scene_set, concurrency, lambda done: progress.update(task, completed=done)
+        )
+    output.print(_scenes_table(report))
+    if failures:
+        with failures.open("w", encoding="utf-8") as file:
+            count = write_failures(scene_set, outcomes, file)
+        notes.print(f"{count} of {len(outcomes)} prompts are listed in {failures}")
+    _write_json(report, json_file)
+
+
+@bench.command("latency")
+def measure_latency_command(
+    scene_folder: ScenesOption = DEFAULT_SCENES,
+    url: StackUrlOption = None,
+    json_file: JsonOption = None,
+    requests: Annotated[int, typer.Option(min=1, help="Measured requests of every kind.")] = 100,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings: SetOption = None,
+) -> None:
+    """Send requests one after another and show what a user waits, and for whom.
+
+    Example: superlink bench latency --requests 50 --json latency.json
+    """
+    scene_set = _load(scene_folder)
+    with _gateway(url, profile, settings) as address, Client(address) as client, _progress() as progress:
+        tasks: dict[str, object] = {}
+
+        def show(kind: str, done: int) -> None:
+            if kind not in tasks:
+                tasks[kind] = progress.add_task(kind, total=requests)
+            progress.update(tasks[kind], completed=done)  # type: ignore[arg-type]
+
+        report = measure_latency(client, scene_set, requests, show)
+    for table in _latency_tables(report):
+        output.print(table)
+    _write_json(report, json_file)
+
+
+@scenes.command("make")
+def make_scenes_command(
+    out: Annotated[Path, typer.Option(help="A new folder for the set.")],
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 120,
+    seed_start: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first scene. Default: where evaluation seeds begin.")
+    ] = None,
+    style: Annotated[
+        list[str] | None, typer.Option(help="Drawing style; repeat for several. Default: those of training.")
+    ] = None,
+    sprites: Annotated[Path | None, typer.Option(help="File made by `make sprites`.", show_default="sprites/")] = None,
+) -> None:
+    """Compose scenes and write them with annotations and prompts. The same arguments give the same set.
+
+    Example: superlink scenes make --out held_out --style fluent --style blobmoji --count 60
+    """
+    # Composing needs the trainer's packages, evaluating does not.
+    from services.evaluation.scenes_making import make_scene_set
+    from services.trainer.scenes.composer import EVALUATION_SEED_START, Composer, ComposerOptions
+    from services.trainer.scenes.sprites import TRAINING_STYLES, SpriteError, load_sprites
+
+    try:
+        art = load_sprites(sprites)
+    except SpriteError as error:
+        fail(str(error))
+    unknown = sorted(set(style or ()) - set(art))
+    if unknown:
+        fail(f"No style {', '.join(unknown)}. There are: {', '.join(sorted(art))}.")
+    composers = [Composer(art, ComposerOptions(styles=(name,))) for name in style or TRAINING_STYLES]
+    with _progress() as progress:
+        task = progress.add_task("Composing", total=count)
+        try:
+            made = make_scene_set(
+                out,
+                composers,
+                count,
+                EVALUATION_SEED_START if seed_start is None else seed_start,
+                lambda done: progress.update(task, completed=done),
+            )
+        except SceneSetError as error:
+            fail(str(error))
+    output.print(f"{out}: {len(made.images)} scenes, {len(made.annotations)} things, {len(made.prompts)} prompts")
+
+
+@scenes.command("show")
+def show_scenes_command(
+    scene_folder: Annotated[Path, typer.Argument(help="Folder of a scene set.")] = DEFAULT_SCENES,
+    out: Annotated[Path, typer.Option(help="Where to write the PNG.")] = Path("scenes.png"),
+    columns: Annotated[int, typer.Option(min=1, help="Images in a row.")] = 8,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many images.")] = 48,
+) -> None:
+    """Draw the images of a set with their boxes on one sheet.
+
+    Example: superlink scenes show tests/data/scenes --out sheet.png
+    """
+    from services.evaluation.contact_sheet import contact_sheet
+
+    contact_sheet(_load(scene_folder), columns, limit).save(out)
+    output.print(f"Wrote {out}")
+
+
+@contextmanager
+def _gateway(url: str | None, profile: str, settings: list[str] | None) -> Iterator[str]:
+    """The address of the gateway to ask: ``url``, or a stack that lives as long as the block."""
+    if url:
+        yield url
+        return
+    with stack_for_one_call(read_profile(profile, settings)) as address:
+        yield address
+
+
+def _load(folder: Path) -> SceneSet:
+    try:
+        return load_scene_set(folder)
+    except SceneSetError as error:
+        fail(f"{error} Make a set with: superlink scenes make --out FOLDER")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=notes
+    )
+
+
+def _write_json(report: BaseModel, file: Path | None) -> None:
+    if file:
+        file.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        notes.print(f"Wrote {file}")
+
+
+def _scenes_table(report: ScenesReport) -> Table:
+    languages = list(report.by_language)
+    table = Table("figure", "all", *languages, title=f"{report.prompts} prompts on {report.scenes} scenes")
+    of_languages = report.by_language
+    rows: list[tuple[str, float | None, str | None]] = [
+        ("routing accuracy", report.routing.accuracy, "routing"),
+        ("routing accuracy, several phrases", report.routing.accuracy_multi, None),
+        ("detection AP", report.detection.ap, "ap"),
+        ("detection AP50", report.detection.ap50, "ap50"),
+        ("detection AP, teacher-forced", report.detection.ap_teacher_forced, None),
+        ("detection AP50, teacher-forced", report.detection.ap50_teacher_forced, None),
+        ("detector's presence accuracy", report.detection.presence_accuracy, None),
+        ("presence", report.presence.accuracy, "presence"),
+        ("presence without tools", report.presence.without_tools, None),
+        ("counting", report.counting.accuracy, "counting"),
+        ("counting without tools", report.counting.without_tools, None),
+        ("referring, IoU 0.5", report.refer.accuracy, "refer"),
+        ("comparing", report.compare.accuracy, "compare"),
+        ("open requests, F1", report.open.f1, "open_f1"),
+        ("open requests, exact", report.open.exact, None),
+    ]
+    for label, value, key in rows:
+        values = [getattr(of_languages[language], key) if key else None for language in languages]
+        table.add_row(label, _number(value), *(_number(entry) for entry in values))
+    table.add_section()
+    table.add_row("failed prompts", str(report.failed_prompts))
+    table.add_row("seconds", f"{report.seconds:g}")
+    return table
+
+
+def _latency_tables(report: LatencyReport) -> Iterator[Table]:
+    waits = Table("request", "count", "p50 ms", "p90 ms", "p99 ms", "mean ms", title="What a user waits")
+    parts = Table("part", *report.endpoints, title="Where the time goes: median ms")
+    for kind, figures in report.endpoints.items():
+        times = (figures.p50_ms, figures.p90_ms, figures.p99_ms, figures.mean_ms)
+        waits.add_row(kind, str(figures.requests), *(f"{value:.1f}" for value in times))
+    for name in sorted({name for figures in report.endpoints.values() for name in figures.parts}):
+        medians = [figures.parts.get(name) for figures in report.endpoints.values()]
+        parts.add_row(name, *(f"{part.p50_ms:.1f}" if part else "" for part in medians))
+    yield waits
+    yield parts
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,136 @@
+"""What came back for one prompt, and whether it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.evaluation.average_precision import BoundingBox, FoundBox, PromptBoxes, TrueBox, intersection_over_union
+from services.evaluation.judging import is_right
+from services.evaluation.scenes_set import Prompt, SceneSet
+from superlink.results import Answer, DetectionAnswer
+
+# Boxes of these tasks count for average precision.
+DETECTION_TASKS = ("detect", "detect_several", "detect_absent")
+# The phrases of these are up to the model's own sight, so they are judged by what it names.
+OPEN_TASK = "open"
+REFER_TASK = "refer"
+_REFER_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class RoutedResult:
+    """One phrase that the model routed, and what the tool found for it, best first."""
+
+    route: str
+    phrase: str
+    # (box as x, y, width, height in pixels, score).
+    found: tuple[tuple[BoundingBox, float], ...]
+    # Whether the tool says that it is in the image at all; None when it failed.
+    present: bool | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back for one prompt."""
+
+    prompt: Prompt
+    text: str = ""
+    # What the model wrote after the last results that it read or asked for: the part that answers.
+    conclusion: str = ""
+    routed: tuple[RoutedResult, ...] = ()
+    # The same phrases on the fast path; None where it was not asked.
+    teacher_forced: tuple[RoutedResult, ...] | None = None
+    # Why the request failed; empty when it did not.
+    error: str = ""
+    seconds: float = 0.0
+
+
+def outcome_of(prompt: Prompt, answer: Answer, teacher_forced: DetectionAnswer | None, seconds: float) -> Outcome:
+    """Take the gateway's answers apart."""
+    routed = tuple(
+        RoutedResult(
+            result.route,
+            result.phrase,
+            tuple((found.bbox, found.score) for found in sorted(result.objects, key=lambda found: -found.score)),
+            result.found,
+        )
+        for result in answer.phrases
+    )
+    ends = [observation.position for observation in answer.observations]
+    ends += [result.span.end for result in answer.phrases if result.span is not None]
+    problems = "; ".join(f"{problem.code}: {problem.detail}" for problem in answer.errors)
+    return Outcome(
+        prompt=prompt,
+        text=answer.text,
+        conclusion=answer.text[max(ends, default=0) :],
+        routed=routed,
+        teacher_forced=None if teacher_forced is None else _fast_path_results(prompt, teacher_forced),
+        error=problems,
+        seconds=seconds,
+    )
+
+
+def routes_are_right(outcome: Outcome) -> bool:
+    """Whether exactly the expected phrases were routed, in order, each to the right tool."""
+    expected = [(phrase.route, phrase.phrase) for phrase in outcome.prompt.phrases]
+    return [(result.route, result.phrase) for result in outcome.routed] == expected
+
+
+def answer_is_right(outcome: Outcome) -> bool:
+    """Whether the words state the expected answer; True for prompts that expect none."""
+    return outcome.prompt.answer is None or is_right(outcome.prompt.answer, outcome.conclusion)
+
+
+def reference_is_right(scene_set: SceneSet, outcome: Outcome) -> bool:
+    """Whether the best box overlaps the one thing that was meant by at least half (IoU)."""
+    candidates = [found for result in outcome.routed for found in result.found]
+    if not candidates:
+        return False
+    box, _ = max(candidates, key=lambda candidate: candidate[1])
+    meant = scene_set.annotations[outcome.prompt.phrases[0].annotation_ids[0]]
+    return intersection_over_union(box, meant.bbox) >= _REFER_IOU
+
+
+def names_of_open(outcome: Outcome) -> tuple[set[str], set[str]]:
+    """The phrases that are right for an open request, and those that the model named."""
+    return {phrase.phrase for phrase in outcome.prompt.phrases}, {result.phrase for result in outcome.routed}
+
+
+def is_wrong(scene_set: SceneSet, outcome: Outcome) -> bool:
+    """Whether anything about the outcome is worth a look."""
+    if outcome.error:
+        return True
+    if outcome.prompt.task == REFER_TASK and not reference_is_right(scene_set, outcome):
+        return True
+    return not (routes_are_right(outcome) and answer_is_right(outcome))
+
+
+def boxes_of(scene_set: SceneSet, prompt: Prompt, routed: Sequence[RoutedResult]) -> PromptBoxes:
+    """Truth and detections of one prompt, restricted to the phrases that it asks for."""
+    category_of = {phrase.phrase: phrase.category_id for phrase in prompt.phrases}
+    truths = []
+    for phrase in prompt.phrases:
+        for annotation_id in phrase.annotation_ids:
+            annotation = scene_set.annotations[annotation_id]
+            truths.append(TrueBox(phrase.category_id, annotation.bbox, annotation.area))
+    found = [
+        FoundBox(category_of[result.phrase], box, score)
+        for result in routed
+        if result.phrase in category_of
+        for box, score in result.found
+    ]
+    return PromptBoxes(tuple(truths), tuple(found))
+
+
+def _fast_path_results(prompt: Prompt, detected: DetectionAnswer) -> tuple[RoutedResult, ...]:
+    present = {presence.phrase: presence.found for presence in detected.presence}
+    return tuple(
+        RoutedResult(
+            phrase.route,
+            phrase.phrase,
+            tuple((found.bbox, found.score) for found in detected.objects if found.category == phrase.phrase),
+            present.get(phrase.phrase),
+        )
+        for phrase in prompt.phrases
+    )
