@@ -35,6 +35,8 @@ STABLE_AFTER_S = 60.0
 # Beyond a process's own drain time, before it is killed.
 STOP_MARGIN_S = 5.0
 LOG_TAIL_LINES = 15
+# What /readyz says may be this old, so it may not know yet that a process was started anew.
+READINESS_AGE_S = 1.0
 
 
 class StackError(Exception):
@@ -189,19 +191,27 @@ class LocalStack:
             self._lifeline = None
 
     def kill(self, name: str, signal_number: int = signal.SIGKILL) -> int:
-        """Send a signal to one process, as a fault would; it is started again. Returns the process id it had."""
+        """Send a signal to one process, as a fault would; it is started again. Returns the process id it had.
+
+        After SIGKILL the process is gone when this returns.
+        """
         process = self._children[name].process
         if process is None:
             raise StackError(f"{name} is not running.")
         process.send_signal(signal_number)
+        if signal_number == signal.SIGKILL:
+            process.wait()
         return process.pid
 
     def readiness(self) -> tuple[bool, str]:
-        """Whether the gateway says that it and everything behind it is ready, and if not, what it waits for."""
+        """Whether every process runs and the gateway says that all are ready, and if not, what is waited for."""
+        away = [name for name in self._children if self.pid(name) is None]
+        if away:
+            return False, f"waiting for {', '.join(away)}"
         try:
             response = httpx.get(f"{self.url}/readyz", timeout=5.0)
         except httpx.HTTPError:
-            return False, "gateway does not answer yet"
+            return False, "waiting for gateway"
         return response.status_code == httpx.codes.OK, describe_readiness(response)
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -209,7 +219,8 @@ class LocalStack:
         deadline = time.monotonic() + timeout_s
         while True:
             ready, text = self.readiness()
-            if ready:
+            latest_start = max(child.started_at for child in self._children.values())
+            if ready and time.monotonic() - latest_start > READINESS_AGE_S:
                 return
             if time.monotonic() > deadline:
                 raise StackError(f"The stack is not ready after {timeout_s:.0f} s: {text}.")
