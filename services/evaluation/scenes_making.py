@@ -38,7 +38,7 @@ _EVERY_FOURTH = ("caption", "talk", "no_image")
 _ATTEMPTS = 20
 # 23 KB an image; lossless would take 53 KB.
 _WEBP_QUALITY = 98
-_EQUAL_WORDINGS = ("equal", "the same", "neither", "as many", "一样", "相同", "都是")
+_EQUAL_WORDINGS = ("equal", "equally", "the same", "neither", "as many", "一样", "相同", "都是")
 
 
 def make_scene_set(

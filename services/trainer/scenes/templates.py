@@ -573,6 +573,11 @@ POLITE_BEFORE: Templates = {
     ENGLISH: ("Please ", "please ", "Hi, ", "Hello! ", "OK, ", "Now "),
     CHINESE: ("请", "请你", "麻烦", "你好，", "现在", "请问，"),
 }
+# Before questions, where a request's "please" would be no Chinese.
+POLITE_BEFORE_QUESTION: Templates = {
+    ENGLISH: POLITE_BEFORE[ENGLISH],
+    CHINESE: ("你好，", "请问，", "请问", "您好，"),
+}
 POLITE_AFTER: Templates = {ENGLISH: (" Thanks.", " Thank you!", " please"), CHINESE: ("谢谢。", "谢谢！", "好吗？")}
 
 LIST_SEPARATORS: Templates = {

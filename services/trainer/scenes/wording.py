@@ -16,6 +16,7 @@ from services.trainer.scenes.templates import (
     LITERAL_TOKENS,
     POLITE_AFTER,
     POLITE_BEFORE,
+    POLITE_BEFORE_QUESTION,
 )
 
 Item = TypeVar("Item")
@@ -101,7 +102,8 @@ def vary(question: str, language: str, rng: np.random.Generator) -> str:
     """The question as different people type it: politeness, case, punctuation, stray routing tokens."""
     chance = rng.random()
     if chance < 0.10:
-        question = pick(rng, POLITE_BEFORE[language]) + _lower_first(question)
+        openings = POLITE_BEFORE_QUESTION if question[-1] in "?？" else POLITE_BEFORE
+        question = pick(rng, openings[language]) + _lower_first(question)
     elif chance < 0.15:
         question += pick(rng, POLITE_AFTER[language])
     chance = rng.random()
