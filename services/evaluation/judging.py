@@ -24,7 +24,7 @@ _ENGLISH_NUMBERS = (
 )
 _CHINESE_DIGITS = {character: value for value, character in enumerate("零一二三四五六七八九")} | {"两": 2}
 _NUMBER = re.compile(
-    rf"\d+|\b(?:{'|'.join(_ENGLISH_NUMBERS)}|no|none)\b|[零一二三四五六七八九十两]+|没有", re.IGNORECASE
+    rf"\d+|\b(?:{'|'.join(_ENGLISH_NUMBERS)}|no|none)\b|(?!一[共样起])[零一二三四五六七八九十两]+|没有", re.IGNORECASE
 )
 # What begins at the same place is read by the longer form: 没有 before 有.
 _YES_OR_NO = re.compile(
