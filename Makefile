@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROFILE ?= tiny
-SAMPLE ?= assets/samples/animals.png
+SAMPLE ?= $(firstword $(sort $(wildcard assets/samples/*.png)))
 PROMPT ?= What is here? Show me.
 
 .PHONY: help setup demo up test test-all bench lint format proto sprites
@@ -44,8 +44,9 @@ test: setup ## Run the tests, without those marked slow (ten minutes on two core
 test-all: setup ## Run every test
 	@$(BIN)/python -m pytest
 
-bench: setup ## Measure latency through the running gateway and where the time goes
-	@$(BIN)/superlink bench --profile $(PROFILE)
+bench: setup ## Measure latency through a running gateway and where the time goes; writes tests/benchmarks/results
+	@mkdir -p tests/benchmarks/results
+	@$(BIN)/superlink bench latency --profile $(PROFILE) --json tests/benchmarks/results/latency.json
 
 lint: setup ## Check style, format and types
 	@echo "==> ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
+
+from tests.integration.lean_environment import distributions_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WORKERS = ("mllm", "detection", "pose", "segmentation", "diffusion")
@@ -17,16 +21,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gateway": ("superlink",),
     "orchestrator": ("superlink",),
     "services.runtime": ("superlink",),
-    "services.backbones": ("superlink", "services.runtime"),
+    "services.backbones": (),
     **{f"services.{worker}": SHARED for worker in WORKERS},
     "services.corpus": ("superlink", "services.runtime"),
     "services.instruct": ("superlink", "services.runtime"),
-    "services.trainer": (*SHARED, *(f"services.{worker}" for worker in WORKERS), "services.evaluation"),
+    "services.trainer": (*SHARED, *(f"services.{worker}" for worker in WORKERS)),
     "services.evaluation": (*SHARED, *(f"services.{worker}" for worker in WORKERS), "services.trainer"),
 }
 # These learn about a worker's network, never about how it is served.
 NEVER_SERVICE = ("services.trainer", "services.evaluation")
 WITHOUT_TORCH = ("superlink", "gateway", "orchestrator")
+OURS = ("superlink", "gateway", "orchestrator", "services")
 HEAVY = ("torch", "transformers", "mmdet", "mmcv", "mmengine", "diffusers")
 
 
@@ -61,8 +66,7 @@ def imported_modules(source: str, module: str, is_package: bool) -> Iterator[str
 
 
 def source_files() -> list[Path]:
-    roots = ("superlink", "gateway", "orchestrator", "services")
-    return sorted(file for root in roots for file in (REPOSITORY / root).rglob("*.py"))
+    return sorted(file for root in OURS for file in (REPOSITORY / root).rglob("*.py"))
 
 
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
@@ -128,3 +132,27 @@ def test_the_rules_catch_a_forbidden_import(module: str, source: str) -> None:
 )
 def test_the_rules_let_allowed_imports_pass(module: str, source: str) -> None:
     assert not violations(source, module)
+
+
+@pytest.mark.parametrize(
+    ("extra", "rooms"),
+    [
+        ("gateway", ("gateway",)),
+        ("orchestrator", ("orchestrator",)),
+        ("mllm", ("services/mllm", "services/runtime")),
+        ("detection", ("services/detection", "services/runtime")),
+        ("trainer", ("services/trainer",)),
+        ("evaluation", ("services/evaluation",)),
+    ],
+)
+def test_every_package_that_a_room_imports_comes_with_its_extra(extra: str, rooms: tuple[str, ...]) -> None:
+    installed = distributions_of(extra).keys()
+    owners = importlib.metadata.packages_distributions()
+    missing = set()
+    for file in (file for room in rooms for file in (REPOSITORY / room).rglob("*.py")):
+        for imported in imported_modules(file.read_text(encoding="utf-8"), module_name(file), False):
+            top = imported.split(".")[0]
+            names = {canonicalize_name(name) for name in owners.get(top, ())}
+            if names and top not in OURS and not names & installed:
+                missing.add(f"{module_name(file)} imports {top}")
+    assert not missing, f"not in the extra {extra!r}: {sorted(missing)}"
