@@ -150,6 +150,27 @@ def make_scenes_command(
     output.print(f"{out}: {len(made.images)} scenes, {len(made.annotations)} things, {len(made.prompts)} prompts")
 
 
+@scenes.command("sprites")
+def make_sprites_command(
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="sprites/sprites.safetensors")
+    ] = None,
+) -> None:
+    """Fetch the emoji art with npm and rasterise it: once, before training or making scenes.
+
+    Example: superlink scenes sprites
+    """
+    from services.trainer.scenes.sprites import SpriteError, default_sprite_file, make_sprites
+
+    file = out or default_sprite_file()
+    try:
+        with notes.status("Fetching emoji art"):
+            make_sprites(file, lambda line: output.print(line, highlight=False))
+    except SpriteError as error:
+        fail(str(error))
+    output.print(f"Wrote {file}")
+
+
 @scenes.command("show")
 def show_scenes_command(
     scene_folder: Annotated[Path, typer.Argument(help="Folder of a scene set.")] = DEFAULT_SCENES,
