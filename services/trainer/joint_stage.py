@@ -51,6 +51,8 @@ _GROUNDING_TASKS = {
     "compare": 0.05,
     "open": 0.08,
 }
+# Detection losses are tens of times larger; without this weight they would drown the words in the shared layers.
+_LANGUAGE_WEIGHT = 4.0
 _DENSE_STRIDE = 8
 _DENSE_WEIGHT = 0.5
 # Pulls the links of plain category names to the rows that the detector was started with; fades out.
@@ -160,7 +162,7 @@ class JointStage(Stage):
         if self.model.training:
             self.steps.data += 1
         return {
-            "language": words,
+            "language": _LANGUAGE_WEIGHT * words,
             **self.detector.loss(outputs, targets),
             "alignment": self._alignment(links, batch.categories),
             "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.chat.cells.to(device)),
