@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROFILE ?= tiny
-SAMPLE ?= $(firstword $(sort $(wildcard assets/samples/*.png)))
+SAMPLE ?= assets/samples/dogs.png
 PROMPT ?= What is here? Show me.
 
 .PHONY: help setup demo up test test-all bench lint format proto sprites
