@@ -32,6 +32,7 @@ def mean_over_ranks(value: float, device: torch.device) -> float:
     return float(tensor.item()) / distributed.get_world_size()
 
 
+@torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average gradients over ranks.
 
