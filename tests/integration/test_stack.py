@@ -6,10 +6,21 @@ import httpx
 import pytest
 
 from superlink import AsyncClient, Client
-from superlink.results import Answer, Finished, TextDelta, ToolCallChanged
+from superlink.results import Answer, Box, Finished, TextDelta, ToolCallChanged
 from superlink.stack import LocalStack
 
 pytestmark = pytest.mark.surface
+# What the sample image shows, in pixels.
+DOGS = (Box(x1=130, y1=91, x2=192, y2=145), Box(x1=37, y1=76, x2=96, y2=129))
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Intersection over union."""
+    width = min(first.x2, second.x2) - max(first.x1, second.x1)
+    height = min(first.y2, second.y2) - max(first.y1, second.y1)
+    shared = max(0.0, width) * max(0.0, height)
+    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (first, second))
+    return shared / (areas - shared)
 
 
 def check_spans(answer: Answer) -> None:
@@ -68,13 +79,28 @@ async def test_the_asynchronous_client_asks_the_same_stack(stack: LocalStack, sa
     check_spans(answer)
 
 
-def test_known_categories_are_found_on_the_fast_path(client: Client, sample: bytes) -> None:
-    named = sorted({phrase.phrase for phrase in client.chat(sample, "What is here? Show me.").phrases})
-    found = client.detect(sample, named)
-    assert [presence.phrase for presence in found.presence] == named
-    assert found.detections
+def test_known_categories_are_found_where_they_are_on_the_fast_path(client: Client, sample: bytes) -> None:
+    found = client.detect(sample, ["dog", "pineapple", "gift box"])
+    assert [presence.phrase for presence in found.presence] == ["dog", "pineapple", "gift box"]
+    dogs = [entry.box for entry in found.detections if entry.phrase == "dog"]
+    for truth in DOGS:
+        assert any(overlap(truth, box) > 0.5 for box in dogs)
     scores = [entry.score for entry in found.detections]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_request_for_a_category_routes_it_and_finds_it(client: Client, sample: bytes) -> None:
+    answer = client.chat(sample, "Find the dogs.")
+    check_spans(answer)
+    for truth in DOGS:
+        assert any(overlap(truth, entry.box) > 0.5 for entry in answer.detections)
+
+
+def test_a_counting_question_is_answered_from_what_the_tool_found(client: Client, sample: bytes) -> None:
+    answer = client.chat(sample, "How many dogs are there?")
+    assert [group.phrase for observation in answer.observations for group in observation.groups]
+    assert len(answer.observations[0].groups[0].objects) == 2
+    assert "2" in answer.text or "two" in answer.text.lower()
 
 
 def test_a_category_that_is_not_there_is_answered_with_not_found(client: Client, grey: bytes) -> None:
