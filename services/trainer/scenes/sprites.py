@@ -152,10 +152,13 @@ def _read_svgs(package: Path, names: Path) -> dict[str, str]:
                 if name in icons["icons"]
             }
         folder = "package/color/svg/" if any(name.startswith("package/color/svg/") for name in files) else "package/"
+        # In the archive's own order: going back in a compressed archive means reading it again from its start.
         return {
-            _normalise(Path(name).stem): _read(archive, name).decode()
-            for name in files
-            if name.startswith(folder) and name.endswith(".svg") and "/" not in name[len(folder) :]
+            _normalise(Path(member.name).stem): _read(archive, member.name).decode()
+            for member in archive.getmembers()
+            if member.name.startswith(folder)
+            and member.name.endswith(".svg")
+            and "/" not in member.name[len(folder) :]
         }
 
 
