@@ -1,5 +1,7 @@
 """Trains the MLLM alone on conversations about scenes: words, routing tokens and sight, without any decoder.
 
+Given a detector to start from, its links learn that detector's table of categories as well.
+
 The tower is also supervised densely, since sparse answers teach a small tower next to nothing.
 """
 
@@ -20,7 +22,9 @@ from services.mllm.conversation import RenderedGroup
 from services.mllm.model import Mllm, language_loss
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
+from services.trainer.alignment import alignment_term
 from services.trainer.dense_supervision import GROUND, DenseHead
+from services.trainer.detector_stage import CategoryTable
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import (
     ImageInput,
@@ -67,6 +71,11 @@ class ChatStage(Stage):
         self.mllm, self.tokenizer = start_mllm(recipe)
         self.dense = start_dense_head(recipe, self.mllm)
         self.model = nn.ModuleDict({"mllm": self.mllm, "dense": self.dense})
+        self.table: CategoryTable | None = None
+        if "detector" in recipe.start_from:
+            self.table = CategoryTable(recipe.detector.link_width)
+            load_weights(self.table, recipe.start_from["detector"] / "training" / "table")
+            self.model["table"] = self.table.requires_grad_(False)
 
     def prepare(self, scene: Scene, seed: int) -> ChatSample:
         """Sample conversations about a scene."""
@@ -80,8 +89,12 @@ class ChatStage(Stage):
         """See ``Stage``."""
         device = self.mllm.query_start.device
         tower = self.mllm.tower(batch.tiles.to(device))
-        words, _ = language_term(self.mllm, batch.language, tower.features)
-        return {"language": words, "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.cells.to(device))}
+        words, states = language_term(self.mllm, batch.language, tower.features)
+        terms = {"language": words, "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.cells.to(device))}
+        if self.table is not None:
+            decoder = self.recipe.detector.name
+            terms["alignment"] = alignment_term(self.mllm, decoder, batch.language, states, self.table.weight)
+        return terms
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
         """See ``evaluate_words``."""

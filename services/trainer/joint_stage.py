@@ -16,6 +16,7 @@ from services.detection.structures import DetectionTargets
 from services.mllm.conversation import fast_path
 from services.runtime.decoder import pad_links
 from services.runtime.weights import load_weights
+from services.trainer.alignment import alignment_term
 from services.trainer.calibration import calibrate
 from services.trainer.chat_stage import (
     ChatBatch,
@@ -35,7 +36,7 @@ from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import Conversation, TaskError, expected_phrases, sample_conversation
+from services.trainer.scenes.conversations import Conversation, TaskError, sample_conversation
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, make_composer
 
@@ -55,17 +56,11 @@ _GROUNDING_TASKS = {
 _LANGUAGE_WEIGHT = 4.0
 _DENSE_STRIDE = 8
 _DENSE_WEIGHT = 0.5
-# Pulls the links of plain category names to the rows that the detector was started with; fades out.
-_ALIGNMENT_WEIGHT = 2.0
-_ALIGNMENT_STEPS = 600
+# Keeps the links of plain category names near the rows that the detector was started with.
+_ALIGNMENT_WEIGHT = 0.5
 # Scenes that calibrate the exported detector: apart from training, validation and the fixed evaluation set.
 _CALIBRATION_SEED_START = 3_000_000_000
 _CALIBRATION_SCENES = 400
-_CATEGORY_OF_NAME = {
-    name: index
-    for index, category in enumerate(CATEGORIES)
-    for name in (category.english, category.english_plural, category.chinese)
-}
 
 
 @dataclass(frozen=True)
@@ -74,8 +69,6 @@ class _Sample:
     pixels: Tensor
     cells: Tensor
     targets: tuple[Tensor, Tensor]
-    # For every group of the first conversation its category, or -1 for a referring expression.
-    categories: list[int]
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,6 @@ class _Batch:
     pixels: Tensor
     cells: Tensor
     targets: DetectionTargets
-    categories: list[list[int]]
     # Conversations of each scene; the first is the detector's.
     conversations: int
 
@@ -106,7 +98,6 @@ class JointStage(Stage):
             load_weights(self.table, folder / "training" / "table")
             load_weights(self.detector_dense, folder / "training" / "dense")
         self.route = recipe.detector.route
-        self.steps = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.model = nn.ModuleDict(
             {
                 "mllm": self.mllm,
@@ -114,7 +105,6 @@ class JointStage(Stage):
                 "detector": self.detector,
                 "detector_dense": self.detector_dense,
                 "table": self.table,
-                "progress": nn.ParameterDict({"steps": self.steps}),
             }
         )
 
@@ -134,7 +124,6 @@ class JointStage(Stage):
                 sample_cells(category_map(scene), cells, cells, (scene.height / longer, scene.width / longer))
             ),
             targets=image_targets(scene, conversation.targets),
-            categories=[_CATEGORY_OF_NAME.get(phrase.lower(), -1) for phrase in expected_phrases(conversation)],
         )
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
@@ -144,7 +133,6 @@ class JointStage(Stage):
             pixels=torch.stack([sample.pixels for sample in samples]),
             cells=torch.stack([sample.cells for sample in samples]),
             targets=pad_targets([sample.targets for sample in samples]),
-            categories=[sample.categories for sample in samples],
             conversations=len(samples[0].chat.conversations),
         )
 
@@ -153,18 +141,17 @@ class JointStage(Stage):
         device = self.table.weight.device
         tower = self.mllm.tower(batch.chat.tiles.to(device))
         words, states = language_term(self.mllm, batch.chat.language, tower.features)
+        aligned = alignment_term(self.mllm, self.recipe.detector.name, batch.chat.language, states, self.table.weight)
         links = self._links(batch, states)
         padded, link_mask = pad_links(links)
         targets = to_device(batch.targets, device)
         targets = replace(targets, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), device)))
         features = self.detector.encode(batch.pixels.to(device))
         outputs = self.detector(features, padded, link_mask, targets)
-        if self.model.training:
-            self.steps.data += 1
         return {
             "language": _LANGUAGE_WEIGHT * words,
             **self.detector.loss(outputs, targets),
-            "alignment": self._alignment(links, batch.categories),
+            "alignment": _ALIGNMENT_WEIGHT * aligned,
             "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.chat.cells.to(device)),
             "detector_dense": _DENSE_WEIGHT * self.detector_dense(features[0], batch.cells.to(device)),
         }
@@ -218,20 +205,6 @@ class JointStage(Stage):
                 if number == 0:
                     links[scene] = link
         return [link for link in links if link is not None]
-
-    def _alignment(self, links: Sequence[Tensor], categories: Sequence[Sequence[int]]) -> Tensor:
-        known = [
-            (row, place, category)
-            for row, names in enumerate(categories)
-            for place, category in enumerate(names)
-            if category >= 0
-        ]
-        weight = _ALIGNMENT_WEIGHT * max(0.0, 1 - float(self.steps) / _ALIGNMENT_STEPS)
-        if not known or not weight:
-            return links[0].new_zeros(())
-        given = torch.stack([links[row][place] for row, place, _ in known])
-        wanted = self.table.weight[[category for _, _, category in known]]
-        return weight * (given - wanted).square().mean()
 
     def _fast_path_links(self, scene: Scene, categories: list[int]) -> Tensor:
         """Links of category names, in English and Chinese by turns."""

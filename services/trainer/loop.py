@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from services.trainer.checkpoint import load_checkpoint, newest_checkpoint, save
 from services.trainer.recipe import Recipe, Schedule
 from services.trainer.scenes.composer import EVALUATION_SEED_START
 from services.trainer.stage import SceneStream, Stage, StepSampler, make_composer
+from superlink.configuration import ConfigurationError
 
 # Scenes for evaluation during training: never trained on, and apart from the fixed evaluation set.
 _VALIDATION_SEED_START = EVALUATION_SEED_START // 2
@@ -38,7 +40,8 @@ def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = N
     torch.set_flush_denormal(True)
     rank, world_size = distributed.start(device)
     torch.manual_seed(recipe.seed + rank)
-    model = stage.model.to(device).train()
+    model = stage.model.to(device)
+    freeze(model, recipe.frozen)
     distributed.copy_from_first_rank([*model.parameters(), *model.buffers()])
     optimiser = make_optimiser(model, recipe.schedule)
     digest = hashlib.sha256(recipe.model_dump_json(exclude_defaults=True).encode()).hexdigest()
@@ -79,6 +82,7 @@ def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = N
             reporter.step(done, {name: term.detach() for name, term in terms.items()}, rate)
             if done % recipe.evaluation.every_steps == 0 or done == last_step:
                 figures = stage.evaluate(validation)
+                freeze(model, recipe.frozen)
                 reporter.evaluation(done, figures)
             if rank == 0 and (done % recipe.checkpoints.every_steps == 0 or done == last_step):
                 save_checkpoint(checkpoints, done, digest, model, optimiser)
@@ -86,6 +90,20 @@ def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = N
         stage.export(folder / "export")
     distributed.stop()
     return figures
+
+
+def freeze(model: nn.Module, frozen: Sequence[str]) -> None:
+    """Training mode for all but the ``frozen`` modules, which neither learn nor update statistics.
+
+    Raises ConfigurationError for a path that the model has not.
+    """
+    model.train()
+    for path in frozen:
+        try:
+            module = model.get_submodule(path)
+        except AttributeError as error:
+            raise ConfigurationError(f"frozen: the model has no module {path!r}.") from error
+        module.requires_grad_(False).eval()
 
 
 def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:

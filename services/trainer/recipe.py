@@ -71,6 +71,8 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     detector: DetectorConfig = DetectorConfig()
+    # Modules that do not learn, by their path: ["mllm.internvl.model.vision_tower"].
+    frozen: tuple[str, ...] = ()
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.
     start_from: dict[str, Path] = {}
 

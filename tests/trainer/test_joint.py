@@ -8,12 +8,16 @@ import torch
 
 from services.detection.configuration import DetectorConfig
 from services.mllm.model import Mllm
+from services.trainer.alignment import alignment_term, category_of
 from services.trainer.calibration import fit_logistic
-from services.trainer.chat_stage import ChatStage, copy_stem
+from services.trainer.chat_stage import ChatStage, copy_stem, language_term
 from services.trainer.detection_evaluation import coco_average_precision
 from services.trainer.joint_stage import JointStage
+from services.trainer.loop import freeze
 from services.trainer.recipe import Data, Recipe, Schedule
+from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
+from superlink.configuration import ConfigurationError
 
 SMALL = DetectorConfig(
     image_side=64,
@@ -85,7 +89,7 @@ def test_every_scene_keeps_its_own_links_when_conversations_are_sorted_by_length
         ]
         links = joint._links(together, states)
 
-    assert [link.shape[0] for link in links] == [len(sample.categories) for sample in samples]
+    assert [link.shape[0] for link in links] == [sample.targets[1].shape[1] for sample in samples]
 
 
 def test_exported_folders_load_as_the_services_load_them(
@@ -133,3 +137,42 @@ def test_average_precision_has_its_known_values() -> None:
     assert both == pytest.approx((1.0, 1.0))
     # Recall reaches 0.5 at precision 1: 51 of the 101 recall points.
     assert half == pytest.approx((51 / 101, 51 / 101))
+
+
+def test_links_learn_the_rows_of_the_table(joint: JointStage, composer: Composer) -> None:
+    torch.manual_seed(0)
+    joint.model.train()
+    batch = joint.collate([joint.prepare(composer.compose(seed), seed) for seed in range(4)])
+    optimiser = torch.optim.Adam(joint.mllm.link.parameters(), lr=1e-2)
+    with torch.no_grad():
+        features = joint.mllm.tower(batch.chat.tiles).features
+    losses = []
+
+    for _ in range(8):
+        _, states = language_term(joint.mllm, batch.chat.language, features)
+        loss = alignment_term(joint.mllm, "detection", batch.chat.language, states, joint.table.weight)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+
+    assert losses[-1] < losses[0]
+
+
+def test_names_in_both_languages_and_numbers_mean_their_category() -> None:
+    assert category_of("dog") == category_of("Dogs") == category_of("狗") == CATEGORY_INDEX["dog"]
+    assert category_of("the leftmost dog") == -1
+
+
+def test_frozen_modules_neither_learn_nor_update_statistics(joint: JointStage) -> None:
+    path = "mllm.internvl.model.vision_tower"
+
+    freeze(joint.model, [path])
+    tower = joint.model.get_submodule(path)
+
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    assert not any(module.training for module in tower.modules())
+    assert joint.detector.neck.training
+    with pytest.raises(ConfigurationError, match=r"mllm\.towr"):
+        freeze(joint.model, ["mllm.towr"])
+    tower.requires_grad_(True)

@@ -156,9 +156,7 @@ def _read_svgs(package: Path, names: Path) -> dict[str, str]:
         return {
             _normalise(Path(member.name).stem): _read(archive, member.name).decode()
             for member in archive.getmembers()
-            if member.name.startswith(folder)
-            and member.name.endswith(".svg")
-            and "/" not in member.name[len(folder) :]
+            if member.name.startswith(folder) and member.name.endswith(".svg") and "/" not in member.name[len(folder) :]
         }
 
 

@@ -1,0 +1,51 @@
+"""Aligns the links of plain category names with the rows that the detector was started with.
+
+The detector learned to be asked in the rows of its table. Matching losses alone are too weak and too noisy a signal for
+the MLLM to find these rows; telling every link which row it should be is a strong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from services.mllm.model import Mllm
+from services.trainer.mllm_samples import LanguageBatch
+from services.trainer.scenes.categories import CATEGORIES
+
+# Rows are about 16 apart; this variance makes a link that is halfway between two of them undecided.
+_VARIANCE = 8.0
+_CATEGORY_OF_NAME = {
+    name: index
+    for index, category in enumerate(CATEGORIES)
+    for name in (category.english, category.english_plural, category.chinese)
+}
+
+
+def category_of(phrase: str) -> int:
+    """The category that a phrase names in English (singular or plural) or Chinese, or -1."""
+    return _CATEGORY_OF_NAME.get(phrase.lower(), -1)
+
+
+def alignment_term(
+    mllm: Mllm, decoder: str, parts: Sequence[LanguageBatch], states: Sequence[Tensor], table: Tensor
+) -> Tensor:
+    """Cross-entropy of every link against its row, the rows ``[categories, width]`` being Gaussians of one variance.
+
+    ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links of anything but category
+    names have no say. Zero when there are none.
+    """
+    links, categories = [], []
+    for part, hidden in zip(parts, states, strict=True):
+        for row_links, groups in zip(mllm.links(hidden, part.groups, decoder), part.groups, strict=True):
+            known = [place for place, group in enumerate(groups) if category_of(group.phrase) >= 0]
+            if known:
+                links.append(row_links[known])
+                categories.extend(category_of(groups[place].phrase) for place in known)
+    if not links:
+        return states[0].new_zeros(())
+    distances = torch.cdist(torch.cat(links), table).square()
+    return functional.cross_entropy(-distances / (2 * _VARIANCE), torch.tensor(categories, device=distances.device))
