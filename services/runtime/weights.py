@@ -1,4 +1,4 @@
-"""Weights on disk: a folder with ``config.json`` and ``*.safetensors``. Nothing else is ever unpickled or executed."""
+"""Weights on disk: a folder with ``config.json`` and ``model*.safetensors``. Nothing is ever unpickled or executed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from superlink.configuration import ConfigurationError, Section
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# Large models come in several files: ``model-00001-of-00003.safetensors``.
+WEIGHTS_PATTERN = "model*.safetensors"
 
 # How many names an error lists before it only counts.
 _LISTED = 5
@@ -43,15 +45,15 @@ def read_config(folder: Path, model: type[Config]) -> Config:
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Fill ``module`` from every ``*.safetensors`` in ``folder``, each tensor in the dtype and device it has there.
+    """Fill ``module`` from ``model*.safetensors`` in ``folder``, each tensor in the dtype and device it has there.
 
-    Tied parameters may be stored once. Raises WeightsError when a file is missing or damaged, when a tensor is missing,
+    Other safetensors in the folder are somebody else's: an optimiser's state, parts that only training needs. Tied
+    parameters may be stored once. Raises WeightsError when a file is missing or damaged, when a tensor is missing,
     unknown, of another shape, or not finite.
     """
-    if not (folder.is_dir() and any(folder.glob("*.safetensors"))):
-        _existing_file(folder, WEIGHTS_FILE)
+    paths = sorted(folder.glob(WEIGHTS_PATTERN)) or [_existing_file(folder, WEIGHTS_FILE)]
     state: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         state.update(_read_tensors(path, folder))
     wanted = module.state_dict()
     problems = [

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from services.runtime.weights import WeightsError, load_weights, read_config, save_weights
@@ -75,6 +76,17 @@ def test_cut_file_is_refused(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
         load_weights(TiedModel(4), folder)
+
+
+def test_weights_may_come_in_several_files_beside_those_of_others(tmp_path: Path) -> None:
+    model = TiedModel(4)
+    state = {name: value for name, value in model.state_dict().items() if name != "output.weight"}
+    save_file({"embedding.weight": state.pop("embedding.weight")}, tmp_path / "model-00001-of-00002.safetensors")
+    save_file(state, tmp_path / "model-00002-of-00002.safetensors")
+    save_file({"moment": torch.ones(3)}, tmp_path / "optimiser.safetensors")
+    loaded = TiedModel(4)
+    load_weights(loaded, tmp_path)
+    assert torch.equal(loaded.output.weight, model.output.weight)
 
 
 def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
