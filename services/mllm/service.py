@@ -6,9 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from services.mllm.batch import FinishEvent, GroupEvent, TextEvent
@@ -28,12 +26,13 @@ from services.mllm.model import Mllm
 from services.mllm.sampling import Sampling
 from services.mllm.tiling import cut_tiles, share_tiles
 from services.mllm.tokenizer import MllmTokenizer
-from services.runtime.images import ImageExecutor, image_digest
+from services.runtime.images import ImageExecutor, decode_image, image_digest
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
 from services.runtime.tensors import tensor_to_message
 from services.runtime.worker import Worker, run_worker
 from superlink.errors import invalid_argument
+from superlink.image_header import check_image_size
 from superlink.profile import Profile, weights_folder
 from superlink.serving import Context, GrpcServer, deadline_of
 from superlink.v1 import mllm_pb2, mllm_pb2_grpc, types_pb2
@@ -49,7 +48,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         self._limits = profile.images
         self._metrics = metrics
         self._thread = ModelThread(self._settings.threads)
-        self._images = ImageExecutor(profile.images)
+        self._images = ImageExecutor()
         self._tokenizer: MllmTokenizer
         self._config: MllmConfig
         self._engine: Engine
@@ -164,21 +163,22 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
             )
         began = time.monotonic()
         budget = share_tiles(self._settings.max_tiles, len(images))
-        inputs = [await self._prepare_image(image, budget) for image in images]
+        inputs = [await self._images.run(self._prepare_image, image, budget) for image in images]
         if images:
             self._metrics.observe_prepare(time.monotonic() - began)
         return inputs
 
-    async def _prepare_image(self, image: types_pb2.Image, max_tiles: int) -> ImageInput:
-        digest = image_digest(image)
-        key = f"{digest}:{max_tiles}"
+    def _prepare_image(self, image: types_pb2.Image, max_tiles: int) -> ImageInput:
+        """In an image thread: features of an image seen before, tiles of a new one. Raises SuperlinkError."""
+        # Before the digest, so that an oversized file costs no more than a comparison.
+        check_image_size(image.encoded, self._limits)
+        key = f"{image_digest(image)}:{max_tiles}"
         features = self._engine.features.find(key)
         self._metrics.count_cache_lookup(features is not None)
         if features is not None:
             return ImageInput(key, None, features)
-        decoded = await self._images.decode(image, digest)
-        tiles = await self._images.run(_cut, decoded.pixels, max_tiles, self._config.tile_size)
-        return ImageInput(key, tiles)
+        pixels = Image.fromarray(decode_image(image.encoded, self._limits))
+        return ImageInput(key, cut_tiles(pixels, max_tiles, self._config.tile_size))
 
     def _render(self, turns: Sequence[Turn], inputs: Sequence[ImageInput], for_generation: bool) -> Rendered:
         counts = [self._token_count(image) for image in inputs]
@@ -198,10 +198,6 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
             image_tokens=rendered.input_ids.count(self._tokenizer.image_context_id),
             completion_tokens=completion_tokens,
         )
-
-
-def _cut(pixels: np.ndarray[Any, np.dtype[np.uint8]], max_tiles: int, tile_size: int) -> Any:
-    return cut_tiles(Image.fromarray(pixels), max_tiles, tile_size)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from services.runtime.tensors import tensor_from_message
 from services.runtime.worker import Worker
 from superlink.channels import request_id_of
 from superlink.errors import SuperlinkError, invalid_argument
+from superlink.image_header import check_image_size
 from superlink.logs import current_request_id
 from superlink.profile import Profile, WorkerSettings, weights_folder
 from superlink.serving import Context, GrpcServer, deadline_of
@@ -71,7 +72,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
         self._limits = profile.images
         self._settings = settings
         self._metrics = metrics
-        self._images = ImageExecutor(profile.images)
+        self._images = ImageExecutor()
         self._thread = ModelThread(settings.threads)
         self._cache: FeatureCache[EncodedImage] = FeatureCache(settings.feature_cache_entries)
         self._batcher: Batcher[DecodeJob[Options], Result] = Batcher(
@@ -187,8 +188,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
     def _prepare(self, image: types_pb2.Image) -> tuple[str, EncodedImage | PreparedImage]:
         """In an image thread: the digest, and the cached features or else the pixels as the decoder wants them."""
         # Before the digest, so that an oversized file costs no more than a comparison.
-        if len(image.encoded) > self._limits.max_image_bytes:
-            decode_image(image.encoded, self._limits)
+        check_image_size(image.encoded, self._limits)
         digest = image_digest(image)
         cached = self._cache.find(digest)
         self._metrics.count_cache_lookup(cached is not None)

@@ -2,7 +2,8 @@
 
 Rules, the same in every worker:
 
-- Bytes, sides and pixels are checked on the file's header; a 0.5 MB PNG can unfold to a gigabyte.
+- Bytes, sides and pixels are checked on the file's header (``superlink.image_header``); a 0.5 MB PNG can unfold to a
+  gigabyte.
 - The EXIF orientation is applied, so that boxes are in the coordinates that a viewer shows.
 - Transparent places become white. 16-bit greyscale is scaled to 8 bits, CMYK converted.
 - Animated PNG and WebP are refused. A JPEG with several pictures (phones store a depth map or a second exposure that
@@ -13,38 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from services.runtime.model_thread import limit_torch_threads
 from superlink.errors import SuperlinkError, invalid_argument
+from superlink.image_header import DAMAGED, ORIENTATION_TAG, open_image
 from superlink.profile import ImageLimits
 from superlink.v1 import types_pb2
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-
-# EXIF tag of the orientation.
-_ORIENTATION = 0x0112
-
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class DecodedImage:
-    """An upright image and the digest of the file it came from."""
-
-    # [height, width, 3] RGB.
-    pixels: NDArray[np.uint8]
-    # Lower-case hex SHA-256 of the encoded file.
-    digest: str
 
 
 def image_digest(image: types_pb2.Image) -> str:
@@ -68,10 +53,10 @@ def decode_image(encoded: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
     Raises SuperlinkError (INVALID_ARGUMENT) with code ``image_missing``, ``image_too_large``, ``unsupported_image``,
     ``image_animated``, ``image_truncated`` or ``image_corrupt``.
     """
-    with _open(encoded, limits) as image:
+    with open_image(encoded, limits) as image:
         try:
             image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, ArithmeticError) as error:
+        except DAMAGED as error:
             if "truncated" in str(error).lower() or isinstance(error, EOFError):
                 raise invalid_argument(
                     "image_truncated", "The image file ends before its last pixel. Was the upload cut off?"
@@ -80,44 +65,9 @@ def decode_image(encoded: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
         return np.array(_to_rgb(_upright(image)), dtype=np.uint8)
 
 
-def check_image(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
-    """Check an image file against ``limits`` by its header. Returns height and width as stored, before orientation."""
-    with _open(encoded, limits) as image:
-        return image.height, image.width
-
-
-def _open(encoded: bytes, limits: ImageLimits) -> Image.Image:
-    if not encoded:
-        raise invalid_argument("image_missing", "The request has no image. Send a JPEG, PNG or WebP file.")
-    if len(encoded) > limits.max_image_bytes:
-        raise _too_large(f"is {len(encoded):,} bytes long; the limit is {limits.max_image_bytes:,}")
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _too_large(f"has far more than the {limits.max_image_pixels:,} pixels that are allowed") from error
-    except UnidentifiedImageError as error:
-        raise invalid_argument(
-            "unsupported_image", "These bytes are not an image that can be read. Send a JPEG, PNG or WebP file."
-        ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, ArithmeticError) as error:
-        raise invalid_argument("image_corrupt", "The header of the image file is damaged.") from error
-    width, height = image.size
-    if max(width, height) > limits.max_image_side:
-        raise _too_large(f"is {width} x {height} pixels; a side may have at most {limits.max_image_side}")
-    if width * height > limits.max_image_pixels:
-        raise _too_large(f"is {width} x {height} = {width * height:,} pixels; the limit is {limits.max_image_pixels:,}")
-    if image.format in {"PNG", "WEBP"} and getattr(image, "n_frames", 1) > 1:
-        raise invalid_argument("image_animated", "Animated images are not supported. Send one frame as a still image.")
-    return image
-
-
-def _too_large(what: str) -> SuperlinkError:
-    return invalid_argument("image_too_large", f"The image {what}. Send a smaller one.")
-
-
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except (OSError, SyntaxError, ValueError, IndexError, KeyError):
         # Damaged EXIF data says nothing about the pixels.
         return image
@@ -141,18 +91,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 class ImageExecutor:
     """A few threads that decode and prepare images, so that the event loop never waits for pixels."""
 
-    def __init__(self, limits: ImageLimits, workers: int = 2) -> None:
-        self._limits = limits
+    def __init__(self, workers: int = 2) -> None:
         self._executor = ThreadPoolExecutor(
             max_workers=workers, thread_name_prefix="images", initializer=limit_torch_threads, initargs=(1,)
         )
         # What waits here has not met the batcher's bounded queue yet, so it is bounded too.
         self._free = asyncio.Semaphore(workers)
-
-    async def decode(self, image: types_pb2.Image, digest: str | None = None) -> DecodedImage:
-        """Decode ``image`` within the limits. ``digest``: of ``image_digest``, if it is known already."""
-        pixels = await self.run(decode_image, image.encoded, self._limits)
-        return DecodedImage(pixels, digest or image_digest(image))
 
     async def run(self, function: Callable[..., Value], *args: object) -> Value:
         """Call ``function`` in one of the threads. A cancelled caller that has not begun never takes a thread."""

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.runtime.images import ImageExecutor, check_image, decode_image, image_digest
+from services.runtime.images import ImageExecutor, decode_image, image_digest
 from superlink.errors import SuperlinkError
+from superlink.image_header import open_image
 from superlink.profile import ImageLimits
 from superlink.v1 import types_pb2
 
@@ -98,9 +99,9 @@ def test_twenty_megabytes_of_zeros_are_refused_by_their_size() -> None:
 
 def test_limits_hold_exactly() -> None:
     encoded = saved(noise(40, 25), "PNG")
-    assert check_image(
-        encoded, ImageLimits(max_image_pixels=1000, max_image_side=40, max_image_bytes=len(encoded))
-    ) == (25, 40)
+    limits = ImageLimits(max_image_pixels=1000, max_image_side=40, max_image_bytes=len(encoded))
+    with open_image(encoded, limits) as image:
+        assert image.size == (40, 25)
     assert refusal(encoded, ImageLimits(max_image_pixels=999)).code == "image_too_large"
     assert refusal(encoded, ImageLimits(max_image_side=39)).code == "image_too_large"
     assert refusal(encoded, ImageLimits(max_image_bytes=len(encoded) - 1)).code == "image_too_large"
@@ -196,12 +197,11 @@ def test_digest_is_checked() -> None:
 
 
 async def test_executor_decodes_and_reports_refusals() -> None:
-    executor = ImageExecutor(LIMITS)
-    decoded = await executor.decode(types_pb2.Image(encoded=saved(noise(), "PNG")))
-    assert np.array_equal(decoded.pixels, np.asarray(noise()))
-    assert len(decoded.digest) == 64
+    executor = ImageExecutor()
+    pixels = await executor.run(decode_image, saved(noise(), "PNG"), LIMITS)
+    assert np.array_equal(pixels, np.asarray(noise()))
     with pytest.raises(SuperlinkError, match="not an image"):
-        await executor.decode(types_pb2.Image(encoded=b"zzzz"))
+        await executor.run(decode_image, b"zzzz", LIMITS)
     executor.close()
 
 

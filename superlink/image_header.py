@@ -1,0 +1,61 @@
+"""What every process accepts as an image, decided on the file's header: nothing is decoded here.
+
+The gateway refuses with it before anything is sent on; workers hold to it as well, for whoever calls them directly.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from superlink.errors import SuperlinkError, invalid_argument
+from superlink.profile import ImageLimits
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+# EXIF tag of the orientation.
+ORIENTATION_TAG = 0x0112
+
+# What Pillow raises for damaged files, depending on where the damage is.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, ArithmeticError)
+
+
+def check_image_size(encoded: bytes, limits: ImageLimits) -> None:
+    """Raise SuperlinkError ``image_missing`` or ``image_too_large`` by the number of bytes alone."""
+    if not encoded:
+        raise invalid_argument("image_missing", "The request has no image, or an empty one. Send a JPEG, PNG or WebP file.")
+    if len(encoded) > limits.max_image_bytes:
+        raise image_too_large(f"is {len(encoded):,} bytes long; the limit is {limits.max_image_bytes:,}")
+
+
+def open_image(encoded: bytes, limits: ImageLimits) -> Image.Image:
+    """An image whose header keeps to ``limits`` and whose pixels are still encoded; close it after use.
+
+    Raises SuperlinkError (INVALID_ARGUMENT) with code ``image_missing``, ``image_too_large``, ``unsupported_image``,
+    ``image_animated`` or ``image_corrupt``.
+    """
+    check_image_size(encoded, limits)
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise image_too_large(f"has far more than the {limits.max_image_pixels:,} pixels that are allowed") from error
+    except UnidentifiedImageError as error:
+        raise invalid_argument(
+            "unsupported_image", "These bytes are not an image that can be read. Send a JPEG, PNG or WebP file."
+        ) from error
+    except DAMAGED as error:
+        raise invalid_argument("image_corrupt", "The header of the image file is damaged.") from error
+    width, height = image.size
+    if max(width, height) > limits.max_image_side:
+        raise image_too_large(f"is {width} x {height} pixels; a side may have at most {limits.max_image_side:,}")
+    if width * height > limits.max_image_pixels:
+        raise image_too_large(f"is {width} x {height} pixels; the limit is {limits.max_image_pixels:,} in all")
+    if image.format in {"PNG", "WEBP"} and getattr(image, "n_frames", 1) > 1:
+        raise invalid_argument("image_animated", "Animated images are not supported. Send one frame as a still image.")
+    return image
+
+
+def image_too_large(what: str) -> SuperlinkError:
+    """The image exceeds a limit; ``what`` says which: "is 20,000,000 bytes long"."""
+    return invalid_argument("image_too_large", f"The image {what}. Send a smaller one.")
