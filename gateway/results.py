@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -66,8 +66,10 @@ class ToolCallResult(BaseModel):
 class ObservedObjectResult(BaseModel):
     """An object as the model read it."""
 
-    box: list[int] = Field(description="x1, y1, x2, y2 in thousandths of the image's width and height.")
-    score: float
+    box: list[Annotated[int, Field(ge=0, le=1000)]] = Field(
+        min_length=4, max_length=4, description="x1, y1, x2, y2 in thousandths of the image's width and height."
+    )
+    score: float = Field(ge=0, le=1)
 
 
 class ObservedGroupResult(BaseModel):

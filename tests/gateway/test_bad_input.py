@@ -277,6 +277,25 @@ async def test_a_request_id_that_could_harm_is_replaced(gateway: LiveGateway, pn
     assert len(response.headers["x-request-id"]) == 32
 
 
+@pytest.mark.parametrize(
+    "observed", [{"box": [1, 2], "score": 0.5}, {"box": [-1, 2, 3, 4], "score": 0.5}, {"box": [1, 2, 3, 4], "score": 7}]
+)
+async def test_a_replayed_observation_that_no_tool_made_is_refused(
+    gateway: LiveGateway, png: bytes, observed: dict[str, object]
+) -> None:
+    body = chat_body("How many dogs?", png)
+    group = {"phrase": "dog", "route": "[DET]", "objects": [observed]}
+    answer = {"observations": [{"position": 0, "groups": [group]}]}
+    body["messages"] += [
+        {"role": "assistant", "content": "One.", "superlink": answer},
+        {"role": "user", "content": "Sure?"},
+    ]
+
+    response = await gateway.http.post("/v1/chat/completions", content=json.dumps(body))
+
+    assert "observations" in expect_problem(response, 400, "invalid_request")["detail"]
+
+
 async def test_a_replayed_answer_with_wrong_spans_is_refused(gateway: LiveGateway, png: bytes) -> None:
     body = chat_body("How many dogs?", png)
     phrase = {"phrase": "dog", "span": {"start": 5, "end": 99}, "route": "[DET]"}
