@@ -16,7 +16,6 @@ from orchestrator.deadline import Deadline
 from orchestrator.engine import AnswerEngine
 from orchestrator.fast_path import detect
 from orchestrator.metrics import Metrics
-from superlink.channels import request_id_of
 from superlink.errors import SuperlinkError, to_rpc_status
 from superlink.logs import current_request_id
 from superlink.serving import Context
@@ -53,9 +52,9 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
         self, request: orchestrator_pb2.AnswerRequest, context: Context
     ) -> AsyncIterator[orchestrator_pb2.AnswerEvent]:
         """See ``AnswerEngine.answer``."""
-        request.request_id = request_id_of(context, request.request_id)
+        request.request_id = current_request_id.get()
         try:
-            with self._measure("Answer", request.request_id) as facts:
+            with self._measure("Answer") as facts:
                 async with aclosing(self._engine.answer(request, self._deadline(context))) as events:
                     async for event in events:
                         _note(event, facts)
@@ -67,9 +66,9 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
         self, request: orchestrator_pb2.DetectRequest, context: Context
     ) -> orchestrator_pb2.DetectResponse:
         """See ``orchestrator.fast_path.detect``."""
-        request.request_id = request_id_of(context, request.request_id)
+        request.request_id = current_request_id.get()
         try:
-            with self._measure("Detect", request.request_id) as facts:
+            with self._measure("Detect") as facts:
                 response = await detect(self._engine, request, self._deadline(context))
                 facts["phrases"] = len(request.phrases)
                 facts["detections"] = len(response.detections.detections)
@@ -82,9 +81,8 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
         return Deadline(self._default_timeout_s if remaining_s is None else remaining_s)
 
     @contextmanager
-    def _measure(self, method: str, request_id: str) -> Iterator[dict[str, int]]:
+    def _measure(self, method: str) -> Iterator[dict[str, int]]:
         """Count the request and log one line about it; the caller fills in the facts."""
-        current_request_id.set(request_id)
         facts: dict[str, int] = {}
         started = time.perf_counter()
         code = "ok"

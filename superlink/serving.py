@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection
 from superlink.channels import request_id_of, server_options
 from superlink.configuration import ConfigurationError
 from superlink.errors import SuperlinkError, abort
+from superlink.logs import current_request_id
 
 if TYPE_CHECKING:
     _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -147,7 +148,7 @@ class GrpcServer:
 
 
 class CallGuard(_Interceptor):
-    """Counts the calls in flight and turns whatever a handler raises into a gRPC status with details.
+    """Counts the calls in flight, names their requests, and turns whatever a handler raises into a status with details.
 
     A SuperlinkError goes out as it is, with the service's name where it has none. Anything else is a bug: it is logged
     with its traceback under the request id, and the caller gets INTERNAL without the inner text.
@@ -200,11 +201,12 @@ class CallGuard(_Interceptor):
     def _guard_unary(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def guarded(request: Any, context: Context) -> Any:
             with self._counted():
+                _name_request(request, context)
                 try:
                     self._check_accepting()
                     return await method(request, context)
                 except Exception as error:
-                    await self._abort(request, context, error)
+                    await self._abort(context, error)
 
         return guarded
 
@@ -213,13 +215,14 @@ class CallGuard(_Interceptor):
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
             with self._counted():
+                _name_request(request, context)
                 try:
                     self._check_accepting()
                     async with contextlib.aclosing(method(request, context)) as events:  # type: ignore[type-var]
                         async for event in events:
                             yield event
                 except Exception as error:
-                    await self._abort(request, context, error)
+                    await self._abort(context, error)
 
         return guarded
 
@@ -232,10 +235,10 @@ class CallGuard(_Interceptor):
                 retry_after_ms=500,
             )
 
-    async def _abort(self, request: Any, context: Context, error: Exception) -> NoReturn:
+    async def _abort(self, context: Context, error: Exception) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):
             raise error
-        request_id = request_id_of(context, str(getattr(request, "request_id", "")))
+        request_id = current_request_id.get()
         if not isinstance(error, SuperlinkError):
             error = self._unexpected(error, request_id)
         error.service = error.service or self._service
@@ -249,12 +252,17 @@ class CallGuard(_Interceptor):
                 f"The {self._service} service ran out of time.",
                 status=grpc.StatusCode.DEADLINE_EXCEEDED,
             )
-        logger.error("unhandled error", exc_info=error, extra={"request_id": request_id})
+        logger.error("unhandled error", exc_info=error)
         return SuperlinkError(
             "internal",
             f"The {self._service} service failed on this request; its log has the reason under request {request_id}.",
             status=grpc.StatusCode.INTERNAL,
         )
+
+
+def _name_request(request: Any, context: Context) -> None:
+    """From here on the call's log lines and errors carry its request id; every call is a task of its own."""
+    current_request_id.set(request_id_of(context, str(getattr(request, "request_id", ""))))
 
 
 def deadline_of(context: Context) -> float:

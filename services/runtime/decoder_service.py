@@ -25,10 +25,8 @@ from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
 from services.runtime.tensors import tensor_from_message
 from services.runtime.worker import Worker
-from superlink.channels import request_id_of
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.image_header import check_image_size
-from superlink.logs import current_request_id
 from superlink.profile import Profile, WorkerSettings, weights_folder
 from superlink.serving import Context, GrpcServer, deadline_of
 from superlink.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
@@ -137,7 +135,6 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
     ) -> AsyncIterator[decoder_pb2.DecodeEvent]:
         """Answer one request; the last event carries the result and where the time went."""
         arrived = time.monotonic()
-        current_request_id.set(request_id_of(context, request.request_id))
         links = self._read_links(request)
         options = self.read_options(request)
         with self._batcher.admission():

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from superlink.channels import MAX_MESSAGE_BYTES, open_channel, request_id_of
 from superlink.configuration import ConfigurationError
 from superlink.errors import from_rpc_error
+from superlink.logs import current_request_id
 from superlink.serving import GrpcServer, deadline_of
 from superlink.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 
@@ -24,10 +25,12 @@ class SlowDecoder(decoder_pb2_grpc.DecoderServicer):
         self.cancelled = asyncio.Event()
         self.deadline = 0.0
         self.request_id = ""
+        self.logged_id = ""
 
     async def Describe(self, request, context):  # noqa: N802
         self.deadline = deadline_of(context)
         self.request_id = request_id_of(context, "")
+        self.logged_id = current_request_id.get()
         return decoder_pb2.DescribeResponse(name="slow")
 
     async def Decode(self, request, context):  # noqa: N802
@@ -89,7 +92,7 @@ async def test_request_id_and_deadline_reach_the_handler(slow) -> None:
     await server.set_ready(True)
     stub = decoder_pb2_grpc.DecoderStub(channel)
     await stub.Describe(decoder_pb2.DescribeRequest(), metadata=(("x-request-id", "abc"),), timeout=9)
-    assert servicer.request_id == "abc"
+    assert servicer.request_id == servicer.logged_id == "abc"
     assert 8 < servicer.deadline - time.monotonic() <= 9
     await stub.Describe(decoder_pb2.DescribeRequest())
     assert servicer.deadline == float("inf")
