@@ -146,7 +146,7 @@ def _replay(message: ChatMessage) -> list[mllm_pb2.Part]:
             parts.append(mllm_pb2.Part(text=text[cursor:start]))
         parts.append(part)
         cursor = end
-        if kind == 1 and text[cursor : cursor + 1] == "\n":
+        if kind == 1 and text[cursor : cursor + 1] == "\n" and cursor and not text[cursor - 1].isspace():
             # The orchestrator's separator between rounds, which the model never wrote.
             cursor += 1
     if cursor < len(text):

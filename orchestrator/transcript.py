@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from superlink.v1 import mllm_pb2, types_pb2
 
-# Stands between the rounds of an answer, so that "dog" and "There are 3." do not run together. Visible text only: the
-# model never sees it.
+# Stands between the rounds of an answer, so that "dog" and "There are 3." do not run together, unless the model itself
+# ended the earlier round with white space. Visible text only: the model never sees it.
 ROUND_SEPARATOR = "\n"
 
 
@@ -20,6 +20,7 @@ class Transcript:
         """``earlier_parts``: what the conversation's last, unfinished assistant message already holds."""
         self._parts: list[mllm_pb2.Part] = list(earlier_parts)
         self._visible_length = 0
+        self._last_visible = ""
         self._round_offset = 0
         self._round_text = ""
         self._round_groups: list[types_pb2.LinkGroup] = []
@@ -27,10 +28,11 @@ class Transcript:
     def add_text(self, text: str) -> str:
         """Append text of the current round; returns what to show, which may start with a separator."""
         shown = text
-        if not self._round_text and self._visible_length and text:
-            shown = ROUND_SEPARATOR + text
+        if not self._round_text and text:
+            shown = self._separator + text
         self._round_text += text
         self._visible_length += len(shown)
+        self._last_visible = shown[-1:] or self._last_visible
         return shown
 
     def add_group(self, group: types_pb2.LinkGroup) -> types_pb2.LinkGroup:
@@ -44,15 +46,15 @@ class Transcript:
         return moved
 
     @property
-    def round_groups(self) -> tuple[types_pb2.LinkGroup, ...]:
-        """The groups of the current round, as the model wrote them."""
-        return tuple(self._round_groups)
+    def _separator(self) -> str:
+        """What the next round's text starts with."""
+        return ROUND_SEPARATOR if self._last_visible and not self._last_visible.isspace() else ""
 
     def close_round(self, observation: mllm_pb2.Observation) -> mllm_pb2.Message:
         """End the round with what the tools answered; returns the assistant message so far."""
         self._parts += round_parts(self._round_text, self._round_groups)
         self._parts.append(mllm_pb2.Part(observation=observation))
-        self._round_offset = self._visible_length + (len(ROUND_SEPARATOR) if self._visible_length else 0)
+        self._round_offset = self._visible_length + len(self._separator)
         self._round_text = ""
         self._round_groups = []
         return mllm_pb2.Message(role=mllm_pb2.ROLE_ASSISTANT, parts=self._parts)

@@ -24,7 +24,7 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, ArithmeticErr
 def check_image_size(encoded: bytes, limits: ImageLimits) -> None:
     """Raise SuperlinkError ``image_missing`` or ``image_too_large`` by the number of bytes alone."""
     if not encoded:
-        raise invalid_argument("image_missing", "The request has no image, or an empty one. Send a JPEG, PNG or WebP file.")
+        raise invalid_argument("image_missing", "The request has no image, or an empty file. Send JPEG, PNG or WebP.")
     if len(encoded) > limits.max_image_bytes:
         raise image_too_large(f"is {len(encoded):,} bytes long; the limit is {limits.max_image_bytes:,}")
 

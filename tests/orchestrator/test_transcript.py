@@ -67,6 +67,21 @@ def test_a_span_reported_before_its_text_is_still_right() -> None:
     assert (group.span.start, group.span.end) == (5, 8)
 
 
+def test_rounds_are_divided_once() -> None:
+    transcript = Transcript()
+    shown = transcript.add_text("A dog. ")
+    transcript.close_round(mllm_pb2.Observation())
+    shown += transcript.add_text("One")
+    shown += transcript.add_text(" dog.")
+    transcript.close_round(mllm_pb2.Observation())
+
+    group = transcript.add_group(link("Done", 0, 4))
+    shown += transcript.add_text("Done.")
+
+    assert shown == "A dog. One dog.\nDone."
+    assert shown[group.span.start : group.span.end] == "Done"
+
+
 def test_a_group_without_a_place_follows_the_text_before_it() -> None:
     parts = round_parts("A dog", [link("dog", 2, 5), types_pb2.LinkGroup(route="[POSE]", phrase="dog")])
 
