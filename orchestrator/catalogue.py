@@ -30,6 +30,8 @@ class ToolRoute:
     input_mode: decoder_pb2.InputMode.ValueType
     # Groups that one call may hold; 0 when the decoder sets no limit.
     max_groups: int
+    # Probability from which a result counts as there; 0 as long as the decoder has not been heard of.
+    score_threshold: float
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,11 @@ def _routes(
         for token in description.routes:
             adapter_version = written[token].adapter_version if token in written else ""
             mode = decoder_pb2.INPUT_MODE_TEXT if text_only else decoder_pb2.INPUT_MODE_LINK
-            routes.setdefault(token, ToolRoute(token, name, adapter_version, mode, description.max_groups))
-    for token, route in written.items():
-        if token not in routes and route.decoder in deployed and route.decoder not in decoders:
-            routes[token] = ToolRoute(token, route.decoder, route.adapter_version, decoder_pb2.INPUT_MODE_LINK, 0)
+            route = ToolRoute(token, name, adapter_version, mode, description.max_groups, description.score_threshold)
+            routes.setdefault(token, route)
+    for token, word in written.items():
+        if token not in routes and word.decoder in deployed and word.decoder not in decoders:
+            routes[token] = ToolRoute(token, word.decoder, word.adapter_version, decoder_pb2.INPUT_MODE_LINK, 0, 0.0)
     return routes
 
 

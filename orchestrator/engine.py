@@ -108,7 +108,7 @@ class _Answer:
             if reason != mllm_pb2.FINISH_REASON_OBSERVE or rounds == self._max_rounds or not outcomes:
                 break
             rounds += 1
-            observation = observe(outcomes, self._request.detection)
+            observation = observe(outcomes)
             await self._emit(orchestrator_pb2.AnswerEvent(observation=observation))
             conversation = [*messages, transcript.close_round(observation)]
         self._engine.metrics.rounds.observe(rounds)

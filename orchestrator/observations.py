@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.tool_calls import ToolOutcome
-from superlink.v1 import decoder_pb2, mllm_pb2, types_pb2
-
-# Scores are calibrated, so this is "more likely there than not". Used where the client asks for detections below the
-# decoder's own threshold: it wants to see them, but the model must not count them.
-PRESENT_SCORE = 0.5
+from superlink.v1 import mllm_pb2, types_pb2
 
 
-def observe(outcomes: Sequence[ToolOutcome], options: decoder_pb2.DetectionOptions) -> mllm_pb2.Observation:
-    """The outcomes of a round, one entry a group in the order in which the model wrote them."""
-    lowered = options.HasField("score_threshold") and options.score_threshold < PRESENT_SCORE
-    threshold = PRESENT_SCORE if lowered else 0.0
+def observe(outcomes: Sequence[ToolOutcome]) -> mllm_pb2.Observation:
+    """The outcomes of a round, one entry a group in the order in which the model wrote them.
+
+    A client may ask for detections below the decoder's own threshold: it wants to see them, but the model must not
+    count them.
+    """
     groups: list[mllm_pb2.ObservedGroup] = []
     for outcome in outcomes:
+        threshold = outcome.call.route.score_threshold if outcome.call.route is not None else 0.0
         for index, group in enumerate(outcome.call.groups):
             observed = mllm_pb2.ObservedGroup(route=group.route, phrase=group.phrase)
             if outcome.detections is None:

@@ -55,6 +55,7 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
             queries_per_group=config.queries_per_group,
             adapter_version=config.adapter_version,
             max_groups=config.max_groups,
+            score_threshold=config.score_threshold,
         )
         width, base = config.width, config.backbone_base_channels
         self.backbone = ResNet(

@@ -32,6 +32,8 @@ class DecoderSpec:
     # Must equal the adapter version of the MLLM's projection head.
     adapter_version: str
     max_groups: int
+    # Calibrated probability from which a result counts as there; 0 for decoders without scores.
+    score_threshold: float = 0.0
 
 
 @dataclass(frozen=True)

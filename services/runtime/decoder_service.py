@@ -128,6 +128,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             max_groups=spec.max_groups,
             max_image_bytes=self._limits.max_image_bytes,
             max_image_pixels=self._limits.max_image_pixels,
+            score_threshold=spec.score_threshold,
         )
 
     async def Decode(  # noqa: N802 - the contract's name

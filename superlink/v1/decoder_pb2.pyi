@@ -70,6 +70,7 @@ class DescribeResponse(_message.Message):
     MAX_GROUPS_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The decoder's name in the profile: "detection"."""
     version: _builtins.str
@@ -83,6 +84,10 @@ class DescribeResponse(_message.Message):
     max_groups: _builtins.int
     max_image_bytes: _builtins.int
     max_image_pixels: _builtins.int
+    score_threshold: _builtins.float
+    """Calibrated probability from which a result counts as there; what DetectionOptions.score_threshold defaults to. 0 for
+    decoders without scores.
+    """
     @_builtins.property
     def routes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Routing tokens it answers: "[DET]"."""
@@ -102,10 +107,11 @@ class DescribeResponse(_message.Message):
         max_groups: _builtins.int = ...,
         max_image_bytes: _builtins.int = ...,
         max_image_pixels: _builtins.int = ...,
+        score_threshold: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "input_modes", b"input_modes", "link_width", b"link_width", "max_groups", b"max_groups", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "name", b"name", "queries_per_group", b"queries_per_group", "routes", b"routes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "input_modes", b"input_modes", "link_width", b"link_width", "max_groups", b"max_groups", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "name", b"name", "queries_per_group", b"queries_per_group", "routes", b"routes", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,7 +133,9 @@ class DecodeRequest(_message.Message):
     @_builtins.property
     def image(self) -> _types_pb2.Image: ...
     @_builtins.property
-    def groups(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LinkGroup]: ...
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LinkGroup]:
+        """None: a prefetch."""
+
     @_builtins.property
     def detection(self) -> Global___DetectionOptions: ...
     def __init__(

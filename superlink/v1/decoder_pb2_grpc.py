@@ -58,7 +58,8 @@ class DecoderServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Decode(self, request, context):
-        """Streams so that slow tools can report progress; the last event carries the result.
+        """Streams so that slow tools can report progress; the last event carries the result. With an image but no groups it
+        is a prefetch: the worker encodes the image into its cache while the MLLM still writes, and answers without a result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

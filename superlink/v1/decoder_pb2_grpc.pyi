@@ -35,7 +35,9 @@ class DecoderStub:
     def __new__(cls, channel: _aio.Channel) -> DecoderAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_decoder_pb2.DescribeRequest, _decoder_pb2.DescribeResponse]
     Decode: _grpc.UnaryStreamMultiCallable[_decoder_pb2.DecodeRequest, _decoder_pb2.DecodeEvent]
-    """Streams so that slow tools can report progress; the last event carries the result."""
+    """Streams so that slow tools can report progress; the last event carries the result. With an image but no groups it
+    is a prefetch: the worker encodes the image into its cache while the MLLM still writes, and answers without a result.
+    """
 
 @_typing.type_check_only
 class DecoderAsyncStub(DecoderStub):
@@ -44,7 +46,9 @@ class DecoderAsyncStub(DecoderStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_decoder_pb2.DescribeRequest, _decoder_pb2.DescribeResponse]  # type: ignore[assignment]
     Decode: _aio.UnaryStreamMultiCallable[_decoder_pb2.DecodeRequest, _decoder_pb2.DecodeEvent]  # type: ignore[assignment]
-    """Streams so that slow tools can report progress; the last event carries the result."""
+    """Streams so that slow tools can report progress; the last event carries the result. With an image but no groups it
+    is a prefetch: the worker encodes the image into its cache while the MLLM still writes, and answers without a result.
+    """
 
 class DecoderServicer(metaclass=_abc_1.ABCMeta):
     """The one service that every vision tool implements. A new tool is a new worker and an entry in the profile."""
@@ -62,6 +66,8 @@ class DecoderServicer(metaclass=_abc_1.ABCMeta):
         request: _decoder_pb2.DecodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_decoder_pb2.DecodeEvent], _abc.AsyncIterator[_decoder_pb2.DecodeEvent]]:
-        """Streams so that slow tools can report progress; the last event carries the result."""
+        """Streams so that slow tools can report progress; the last event carries the result. With an image but no groups it
+        is a prefetch: the worker encodes the image into its cache while the MLLM still writes, and answers without a result.
+        """
 
 def add_DecoderServicer_to_server(servicer: DecoderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

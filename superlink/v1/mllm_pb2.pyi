@@ -336,6 +336,7 @@ class Sampling(_message.Message):
     top_p: _builtins.float
     """0 means 1: no truncation."""
     seed: _builtins.int
+    """Matters when temperature is above 0. 0 means a random seed: the same request may be answered differently."""
     max_new_tokens: _builtins.int
     """0 means the profile's default."""
     @_builtins.property

@@ -156,6 +156,7 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
             adapter_version=self.adapter_version,
             input_modes=[decoder_pb2.INPUT_MODE_LINK],
             max_groups=self.max_groups,
+            score_threshold=0.5,
         )
 
     async def Decode(

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_workers import detection, detections
 
+from orchestrator.catalogue import ToolRoute
 from orchestrator.deadline import MARGIN_S, Deadline
 from orchestrator.observations import observe, thousandths
 from orchestrator.tool_calls import PendingCall, ToolOutcome
@@ -106,22 +107,31 @@ def test_coordinates_become_thousandths(coordinate: float, side: int, expected: 
     assert thousandths(coordinate, side) == expected
 
 
-def outcome(found: types_pb2.Detections | None, phrases: str = "ab") -> ToolOutcome:
+def outcome(found: types_pb2.Detections | None, phrases: str = "ab", score_threshold: float = 0.3) -> ToolOutcome:
     groups = tuple(types_pb2.LinkGroup(route="[DET]", phrase=phrase) for phrase in phrases)
-    return ToolOutcome(PendingCall("call_0", None, groups), found)
+    route = ToolRoute("[DET]", "detection", "1", decoder_pb2.INPUT_MODE_LINK, 0, score_threshold)
+    return ToolOutcome(PendingCall("call_0", route, groups), found)
 
 
 def test_only_what_counts_as_present_is_observed() -> None:
     event = detections([detection(0, 0.4), detection(1, 0.95), detection(0, 0.8)], 2, absent=[1])
 
-    observation = observe([outcome(event.detections)], decoder_pb2.DetectionOptions())
+    observation = observe([outcome(event.detections)])
 
     assert [len(group.objects) for group in observation.groups] == [2, 0]
     assert [round(each.score, 2) for each in observation.groups[0].objects] == [0.8, 0.4]
 
 
+def test_what_the_decoder_would_not_report_by_itself_is_not_counted() -> None:
+    event = detections([detection(0, 0.4), detection(0, 0.6)])
+
+    observation = observe([outcome(event.detections, "a", score_threshold=0.5)])
+
+    assert [round(each.score, 2) for each in observation.groups[0].objects] == [0.6]
+
+
 def test_a_failed_call_is_observed_as_failed() -> None:
-    observation = observe([outcome(None)], decoder_pb2.DetectionOptions())
+    observation = observe([outcome(None)])
 
     assert [(group.phrase, group.failed, len(group.objects)) for group in observation.groups] == [
         ("a", True, 0),

@@ -51,7 +51,7 @@ class SmallDecoder(Decoder[Tensor, None, None, SmallResult]):
     def __init__(self, config: SmallConfig) -> None:
         super().__init__()
         self.config = config
-        self.spec = DecoderSpec("small", "1", (ROUTE, "[SEG]"), config.width, 4, ADAPTER_VERSION, MAX_GROUPS)
+        self.spec = DecoderSpec("small", "1", (ROUTE, "[SEG]"), config.width, 4, ADAPTER_VERSION, MAX_GROUPS, 0.25)
         self.colours = nn.Linear(3, config.width)
         self.encoded_images = 0
 

@@ -34,6 +34,7 @@ async def test_describe_says_what_the_decoder_takes(start_service) -> None:
     assert list(described.routes) == ["[DET]", "[SEG]"]
     assert list(described.input_modes) == [decoder_pb2.INPUT_MODE_LINK]
     assert (described.max_groups, described.max_image_bytes) == (MAX_GROUPS, 10 * 1024 * 1024)
+    assert described.score_threshold == 0.25
 
 
 async def test_answer_in_a_batch_is_the_answer_alone(start_service) -> None:
