@@ -15,6 +15,7 @@ from orchestrator.catalogue import Catalogue
 from orchestrator.deadline import Deadline
 from orchestrator.metrics import Metrics
 from orchestrator.observations import observe
+from orchestrator.prefetch import Prefetcher
 from orchestrator.timings import TimingLedger
 from orchestrator.tool_calls import PendingCall, ToolCallFormer, ToolOutcome
 from orchestrator.transcript import Transcript
@@ -44,6 +45,7 @@ class AnswerEngine:
         self.catalogue = catalogue
         self.settings = settings
         self.metrics = metrics
+        self.prefetcher = Prefetcher(decoders, metrics, settings.prefetch)
 
     async def answer(
         self, request: orchestrator_pb2.AnswerRequest, deadline: Deadline
@@ -94,8 +96,13 @@ class _Answer:
                 await self.events.put(None)
 
     async def _run(self) -> None:
-        catalogue = await self._engine.catalogue.known()
-        former = ToolCallFormer(catalogue.routes)
+        routes = (await self._engine.catalogue.known()).routes
+        timeout_s = self._deadline.for_hop(self._engine.settings.tool_timeout_s)
+        async with self._engine.prefetcher.ahead(routes.values(), self._image, self._request.request_id, timeout_s):
+            await self._write(ToolCallFormer(routes))
+
+    async def _write(self, former: ToolCallFormer) -> None:
+        """Write round after round, and say how it ended."""
         conversation = list(self._request.messages)
         messages = list(self._request.messages)
         unfinished = messages.pop() if messages[-1].role == mllm_pb2.ROLE_ASSISTANT else mllm_pb2.Message()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
+from orchestrator.catalogue import ToolRoute
 from orchestrator.deadline import Deadline
 from orchestrator.engine import AnswerEngine, require_result
 from orchestrator.timings import TimingLedger
@@ -29,18 +30,43 @@ async def detect(
             "too_many_phrases",
             f"The request names {len(request.phrases)} phrases; the {DETECTION} tool takes {route.max_groups} at once.",
         )
-    linked = mllm_pb2.LinkResponse(
-        groups=[types_pb2.LinkGroup(route=route.token, phrase=phrase) for phrase in request.phrases]
+    timeout_s = deadline.for_hop(engine.settings.tool_timeout_s)
+    async with engine.prefetcher.ahead([route], request.image, request.request_id, timeout_s):
+        linked = await _link(engine, request, route, deadline, ledger)
+        detections = await _decode(engine, request, route, linked, deadline, ledger)
+    timings = ledger.timings()
+    engine.metrics.observe_timings(timings)
+    return orchestrator_pb2.DetectResponse(detections=detections, usage=linked.usage, timings=timings)
+
+
+async def _link(
+    engine: AnswerEngine,
+    request: orchestrator_pb2.DetectRequest,
+    route: ToolRoute,
+    deadline: Deadline,
+    ledger: TimingLedger,
+) -> mllm_pb2.LinkResponse:
+    """The groups of the call: with link embeddings where the decoder takes them, else the phrases as they are."""
+    if route.input_mode != decoder_pb2.INPUT_MODE_LINK:
+        groups = [types_pb2.LinkGroup(route=route.token, phrase=phrase) for phrase in request.phrases]
+        return mllm_pb2.LinkResponse(groups=groups)
+    link = mllm_pb2.LinkRequest(
+        request_id=request.request_id, route=route.token, phrases=request.phrases, image=request.image
     )
-    if route.input_mode == decoder_pb2.INPUT_MODE_LINK:
-        with ledger.hop("mllm") as hop:
-            linked = await engine.mllm.link(
-                mllm_pb2.LinkRequest(
-                    request_id=request.request_id, route=route.token, phrases=request.phrases, image=request.image
-                ),
-                deadline.for_hop(),
-            )
-            hop.reported.extend(linked.timings)
+    with ledger.hop("mllm") as hop:
+        linked = await engine.mllm.link(link, deadline.for_hop())
+        hop.reported.extend(linked.timings)
+    return linked
+
+
+async def _decode(
+    engine: AnswerEngine,
+    request: orchestrator_pb2.DetectRequest,
+    route: ToolRoute,
+    linked: mllm_pb2.LinkResponse,
+    deadline: Deadline,
+    ledger: TimingLedger,
+) -> types_pb2.Detections:
     decode = decoder_pb2.DecodeRequest(
         request_id=request.request_id,
         image=request.image,
@@ -63,6 +89,4 @@ async def detect(
         engine.metrics.tool_calls.labels(route.decoder, error.code).inc()
         raise
     engine.metrics.tool_calls.labels(route.decoder, "ok").inc()
-    timings = ledger.timings()
-    engine.metrics.observe_timings(timings)
-    return orchestrator_pb2.DetectResponse(detections=detections, usage=linked.usage, timings=timings)
+    return detections

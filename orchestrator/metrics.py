@@ -31,6 +31,12 @@ class Metrics:
             ["decoder", "code"],
             registry=self.registry,
         )
+        self.prefetches = Counter(
+            "superlink_orchestrator_prefetches",
+            "Images sent ahead, by decoder and by the code of the outcome ('ok'; 'overtaken' by the answer's end).",
+            ["decoder", "code"],
+            registry=self.registry,
+        )
         self.rounds = Histogram(
             "superlink_orchestrator_rounds",
             "Observation rounds of an answer.",

@@ -66,6 +66,9 @@ class OrchestratorSettings(Section):
     # Upper bound for one tool call within the request's deadline.
     tool_timeout_s: PositiveFloat = 20.0
     drain_timeout_s: PositiveFloat = 20.0
+    # Let decoders encode the image while the MLLM still writes. Shortens answers that use tools; where few do, or where
+    # many tools are deployed, the features that nobody asks for cost more than that.
+    prefetch: bool = True
 
 
 class GatewaySettings(Section):

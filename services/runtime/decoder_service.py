@@ -52,7 +52,7 @@ class DecodeJob(Generic[Options]):
     digest: str
     # Already encoded, or still to be.
     image: EncodedImage | PreparedImage
-    # [groups, link_width] float32.
+    # [groups, link_width] float32; no groups: only the image is encoded.
     links: Tensor
     options: Options
 
@@ -73,7 +73,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
         self._images = ImageExecutor()
         self._thread = ModelThread(settings.threads)
         self._cache: FeatureCache[EncodedImage] = FeatureCache(settings.feature_cache_entries)
-        self._batcher: Batcher[DecodeJob[Options], Result] = Batcher(
+        self._batcher: Batcher[DecodeJob[Options], Result | None] = Batcher(
             self._compute, self._thread, settings.batch, metrics
         )
         self._decoder: Decoder[Any, Any, Options, Result]
@@ -142,21 +142,24 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             digest, image = await self._images.run(self._prepare, request.image)
             prepared = time.monotonic()
             self._metrics.observe_prepare(prepared - arrived)
+            if not request.groups and (isinstance(image, EncodedImage) or not self._settings.feature_cache_entries):
+                # A prefetch of what is there already, or of what would not be kept.
+                yield decoder_pb2.DecodeEvent()
+                return
             job = DecodeJob(digest, image, links, options)
             completed = await self._batcher.submit(job, size_bytes=job.size_bytes, deadline=deadline_of(context))
-        event = self.write_result(completed.response, image.original_size)
+        result = completed.response
+        event = decoder_pb2.DecodeEvent() if result is None else self.write_result(result, image.original_size)
         event.timings.extend(self._timings(arrived, prepared - arrived, completed))
         yield event
 
     def _read_links(self, request: decoder_pb2.DecodeRequest) -> Tensor:
-        """The validated link embeddings ``[groups, link_width]``."""
+        """The validated link embeddings ``[groups, link_width]``; a prefetch has no groups."""
         spec = self._decoder.spec
         if request.input_mode == decoder_pb2.INPUT_MODE_TEXT:
             raise invalid_argument(
                 "unsupported_input_mode", f"The {spec.name} decoder takes link embeddings, not phrases."
             )
-        if not request.groups:
-            raise invalid_argument("no_groups", "The request has no groups; send one per phrase.")
         if len(request.groups) > spec.max_groups:
             raise invalid_argument(
                 "too_many_groups",
@@ -176,12 +179,11 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
                 f"The {spec.name} decoder does not answer {', '.join(map(repr, unknown))}. "
                 f"It answers {', '.join(spec.routes)}.",
             )
-        return torch.stack(
-            [
-                tensor_from_message(group.embedding, f"The link embedding of group {index}", [spec.link_width])
-                for index, group in enumerate(request.groups)
-            ]
-        )
+        links = [
+            tensor_from_message(group.embedding, f"The link embedding of group {index}", [spec.link_width])
+            for index, group in enumerate(request.groups)
+        ]
+        return torch.stack(links) if links else torch.empty(0, spec.link_width)
 
     def _prepare(self, image: types_pb2.Image) -> tuple[str, EncodedImage | PreparedImage]:
         """In an image thread: the digest, and the cached features or else the pixels as the decoder wants them."""
@@ -194,11 +196,13 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             return digest, cached
         return digest, self._decoder.prepare(decode_image(image.encoded, self._limits))
 
-    def _compute(self, jobs: Sequence[DecodeJob[Options]]) -> list[Result]:
-        """In the model thread: encode the images that nobody has encoded yet, then decode all jobs."""
+    def _compute(self, jobs: Sequence[DecodeJob[Options]]) -> list[Result | None]:
+        """In the model thread: encode the images that nobody has encoded yet, then decode the jobs that have groups."""
         images = self._encode(jobs)
+        asked = [row for row, job in enumerate(jobs) if len(job.links)]
         results: dict[int, Result] = {}
-        for rows in _by_shape([images[job.digest].features[0].shape for job in jobs]):
+        for places in _by_shape([images[jobs[row].digest].features[0].shape for row in asked]):
+            rows = [asked[place] for place in places]
             batch = [jobs[row] for row in rows]
             levels = zip(*(images[job.digest].features for job in batch), strict=True)
             links, link_mask = pad_links([job.links for job in batch])
@@ -210,7 +214,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
                 [job.options for job in batch],
             )
             results.update(zip(rows, answers, strict=True))
-        return [results[row] for row in range(len(jobs))]
+        return [results.get(row) for row in range(len(jobs))]
 
     def _encode(self, jobs: Sequence[DecodeJob[Options]]) -> dict[str, EncodedImage]:
         """The features of every job's image by digest; each image is encoded once, those of one shape together."""
@@ -244,7 +248,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             self._compute([DecodeJob(f"warm-up {index}", blank, links, options) for index in range(size)])
             self._cache.clear()
 
-    def _timings(self, arrived: float, prepare_s: float, completed: Completed[Result]) -> list[types_pb2.Timing]:
+    def _timings(self, arrived: float, prepare_s: float, completed: Completed[Result | None]) -> list[types_pb2.Timing]:
         phases = {
             "prepare": prepare_s,
             "queue": completed.queue_s,

@@ -141,6 +141,8 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
         self.adapter_version = ADAPTER_VERSION
         self.max_groups = 100
         self.script: Callable[[decoder_pb2.DecodeRequest], list[Step]] = find_one_object_a_group
+        self.prefetch_error: SuperlinkError | None = None
+        self.prefetches: list[decoder_pb2.DecodeRequest] = []
         self.requests: list[decoder_pb2.DecodeRequest] = []
         self.request_ids: list[str] = []
         self.started = asyncio.Event()
@@ -162,6 +164,12 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
     async def Decode(
         self, request: decoder_pb2.DecodeRequest, context: Context
     ) -> AsyncIterator[decoder_pb2.DecodeEvent]:
+        if not request.groups:
+            self.prefetches.append(request)
+            if self.prefetch_error is not None:
+                raise self.prefetch_error
+            yield decoder_pb2.DecodeEvent()
+            return
         self.requests.append(request)
         self.request_ids.append(_metadata_id(context))
         async for event in _play(self.script(request), self.started, self.cancelled):

@@ -78,6 +78,34 @@ async def test_same_image_in_one_batch_is_encoded_once(start_service) -> None:
     assert running.service.decoder.encoded_images == encoded_at_start + 1
 
 
+async def test_a_prefetch_spares_the_next_prompt_the_backbone(start_service) -> None:
+    running = await start_service()
+    encoded_at_start = running.service.decoder.encoded_images
+    ahead = await answer(running.stub, decode_request(groups=0))
+    again = await answer(running.stub, decode_request(groups=0))
+    assert not ahead.HasField("detections")
+    assert not again.HasField("detections")
+    assert len(scores(await answer(running.stub, decode_request(groups=2)))) == 2
+    assert running.service.decoder.encoded_images == encoded_at_start + 1
+
+
+async def test_prefetches_and_prompts_share_a_batch(start_service) -> None:
+    running = await start_service(batch=BatchLimits(max_batch_size=4, max_wait_ms=200))
+    groups = [0, 2, 0, 1]
+    events = await asyncio.gather(
+        *(answer(running.stub, decode_request(png((index, 0, 0)), groups=count)) for index, count in enumerate(groups))
+    )
+    assert [len(scores(event)) for event in events] == groups
+    assert running.metrics.value("superlink_worker_batch_size_count") == 1
+
+
+async def test_a_prefetch_that_would_not_be_kept_computes_nothing(start_service) -> None:
+    running = await start_service(feature_cache_entries=0)
+    encoded_at_start = running.service.decoder.encoded_images
+    await answer(running.stub, decode_request(groups=0))
+    assert running.service.decoder.encoded_images == encoded_at_start
+
+
 async def test_cache_of_no_entries_still_answers(start_service) -> None:
     running = await start_service(feature_cache_entries=0)
     first, second = [await answer(running.stub, decode_request()) for _ in range(2)]
@@ -115,7 +143,6 @@ def with_adapter(version: str) -> decoder_pb2.DecodeRequest:
 @pytest.mark.parametrize(
     ("request_", "code", "words"),
     [
-        (decode_request(groups=0), "no_groups", "one per phrase"),
         (decode_request(groups=MAX_GROUPS + 1), "too_many_groups", "6 groups; at most 5"),
         (with_route("[POSE]"), "unknown_route", r"'\[POSE\]'. It answers \[DET\], \[SEG\]"),
         (with_route(""), "unknown_route", r"''"),
