@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
 
@@ -24,7 +22,7 @@ from services.mllm.conversation import IGNORED, RenderedGroup
 from services.mllm.slots import SLOT_ATTENTION, SlotCache, Step
 from services.mllm.super_link import Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
-from services.runtime.weights import CONFIG_FILE, WEIGHTS_FILE, WeightsError, read_config, save_weights
+from services.runtime.weights import CONFIG_FILE, WeightsError, load_weights, read_config, save_weights
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -156,7 +154,7 @@ class Mllm(nn.Module):
         config = read_config(folder, MllmConfig)
         tokenizer = _read_tokenizer(folder, config.queries_by_route)
         model = cls(config)
-        _load_state(model, folder)
+        load_weights(model, folder)
         return model.eval(), tokenizer
 
     def save(self, folder: Path, tokenizer: MllmTokenizer) -> None:
@@ -316,21 +314,6 @@ def is_public(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("model_type") == "internvl"
-
-
-def _load_state(model: Mllm, folder: Path) -> None:
-    """Fill ``model`` from model.safetensors alone: training keeps further tensors of its own in the same folder."""
-    file = folder / WEIGHTS_FILE
-    remedy = "`superlink train` makes new weights, and `superlink doctor` checks them."
-    try:
-        model.load_state_dict(load_file(file))
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({error}). {remedy}") from error
-    except (SafetensorError, RuntimeError) as error:
-        raise WeightsError(f"{file}: does not fit the model: {error} {remedy}") from error
-    damaged = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
-    if damaged:
-        raise WeightsError(f"{file}: {len(damaged)} tensors are not finite, {damaged[0]} among them. {remedy}")
 
 
 def _read_tokenizer(folder: Path, queries_by_route: Mapping[str, int]) -> MllmTokenizer:

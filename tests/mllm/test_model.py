@@ -230,7 +230,7 @@ def test_weights_that_are_not_finite_or_cut_off_are_refused(
     state = load_file(file)
     state["link.tables.det"][0, 0] = float("nan")
     save_file(state, file)
-    with pytest.raises(WeightsError, match=r"not finite, link\.tables\.det"):
+    with pytest.raises(WeightsError, match=r"not finite \(link\.tables\.det"):
         Mllm.load(tmp_path)
 
 
