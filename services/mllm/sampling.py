@@ -11,6 +11,9 @@ from torch import Tensor
 
 from services.mllm.tokenizer import MllmTokenizer
 
+# Logits divided by less than this would overflow, and an answer that cannot be sampled fails the whole step.
+_COLDEST = 1e-6
+
 
 class WritingState(IntEnum):
     """Where in its answer a row stands; decides which special tokens may follow."""
@@ -85,7 +88,7 @@ def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """One token from logits ``[vocabulary]`` by temperature and top-p."""
     if sampling.temperature == 0.0:
         return int(logits.argmax())
-    probabilities = torch.softmax(logits.float().cpu() / sampling.temperature, dim=-1)
+    probabilities = torch.softmax(logits.float().cpu() / max(sampling.temperature, _COLDEST), dim=-1)
     if sampling.top_p < 1.0:
         ordered, order = probabilities.sort(descending=True)
         # A token stays when those before it do not yet reach top_p; the first always stays.

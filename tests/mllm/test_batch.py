@@ -19,7 +19,7 @@ from services.mllm.batch import (
 )
 from services.mllm.conversation import ImagePart, RoutedPhrase, Text, Turn, render
 from services.mllm.model import Mllm
-from services.mllm.sampling import Sampling
+from services.mllm.sampling import Sampling, pick
 from services.mllm.tokenizer import MllmTokenizer
 
 Answer = tuple[Text | RoutedPhrase, ...]
@@ -164,6 +164,13 @@ def test_the_fast_path_does_not_depend_on_company(model: Mllm, tokenizer: MllmTo
         for links, one in zip(together, prompts, strict=True):
             alone = link_teacher_forced(model, tokenizer, [one], ["detection"])[0]
             torch.testing.assert_close(links, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-6, 1e-3])
+def test_the_coldest_sampling_is_greedy(temperature: float) -> None:
+    logits = torch.tensor([-50.0, float("-inf"), 80.0, 79.0])
+    sampling = Sampling(temperature=temperature, top_p=0.9, seed=1)
+    assert pick(logits, sampling, sampling.generator()) == 2
 
 
 @pytest.mark.parametrize("temperature", [0.0, 3.0])
