@@ -12,6 +12,9 @@ from superlink.errors import invalid_argument
 from superlink.profile import Profile
 from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
 
+# As in OpenAI's API; every one of them is looked for after every token.
+MAX_STOP_TEXTS = 4
+
 _ROLES = {
     "system": mllm_pb2.ROLE_SYSTEM,
     "developer": mllm_pb2.ROLE_SYSTEM,
@@ -117,9 +120,6 @@ def _user_parts(
         image = receive_data_url(part.image_url.url, profile.images)
         images.append(image)
         parts.append(mllm_pb2.Part(image=image.message))
-    if len(images) == 1:
-        # Models learn with the image before the question; with one image nothing is lost by putting it there.
-        parts.sort(key=lambda part: not part.HasField("image"))
     return parts, images
 
 
@@ -156,6 +156,8 @@ def _replay(message: ChatMessage) -> list[mllm_pb2.Part]:
 
 def _sampling(chat: ChatRequest) -> mllm_pb2.Sampling:
     stop = [chat.stop] if isinstance(chat.stop, str) else chat.stop or []
+    if len(stop) > MAX_STOP_TEXTS:
+        raise invalid_argument("invalid_request", f"stop has {len(stop)} texts; the limit is {MAX_STOP_TEXTS}.")
     return mllm_pb2.Sampling(
         temperature=chat.temperature or 0.0,
         top_p=chat.top_p or 0.0,

@@ -162,6 +162,7 @@ async def test_an_unknown_model_is_named_with_the_known_ones(gateway: LiveGatewa
 
 
 BAD_BODIES = [
+    pytest.param(chat_body("Hi", stop=["a", "b", "c", "d", "e"]), "invalid_request", id="five stop texts"),
     pytest.param({"messages": []}, "invalid_request", id="no messages"),
     pytest.param({}, "invalid_request", id="empty object"),
     pytest.param(chat_body("  "), "empty_prompt", id="blank prompt"),

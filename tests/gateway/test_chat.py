@@ -91,16 +91,6 @@ async def test_the_model_gets_the_image_as_sent_and_the_options(gateway: LiveGat
     assert decoded.image.encoded == png
 
 
-async def test_one_image_comes_before_its_question(gateway: LiveGateway, png: bytes) -> None:
-    body = chat_body("Where?", png)
-    body["messages"][0]["content"].reverse()
-
-    await gateway.http.post("/v1/chat/completions", json=body)
-
-    [request] = gateway.workers.mllm.generate_requests
-    assert [part.WhichOneof("part") for part in request.messages[0].parts] == ["image", "text"]
-
-
 async def test_images_can_be_uploaded(gateway: LiveGateway, png: bytes) -> None:
     one_dog(gateway)
     request = {"messages": [{"role": "user", "content": "Where is the dog?"}]}
