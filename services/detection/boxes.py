@@ -28,3 +28,20 @@ def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
     hull_sides = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
     hull = hull_sides.clamp(min=0).prod(dim=-1)
     return intersection / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
+
+
+def suppress_duplicates(boxes: Tensor, scores: Tensor, iou_limit: float) -> Tensor:
+    """Which boxes to keep: ``[candidates]`` bool.
+
+    ``boxes`` is ``[candidates, 4]`` corners, ``scores`` ``[candidates]``. Going down the scores, a box that overlaps a
+    kept one by more than ``iou_limit`` is dropped.
+    """
+    top_left = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    bottom_right = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1)
+    overlaps = (shared / (areas[:, None] + areas[None, :] - shared).clamp(min=1e-9) > iou_limit).cpu()
+    keep = torch.zeros(len(boxes), dtype=torch.bool)
+    for candidate in scores.argsort(descending=True).tolist():
+        keep[candidate] = not bool((overlaps[candidate] & keep).any())
+    return keep.to(boxes.device)

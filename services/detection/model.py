@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from services.detection import compiled_operations  # noqa: F401  (must come before mmdet)
-from services.detection.boxes import to_corners
+from services.detection.boxes import suppress_duplicates, to_corners
 from services.detection.configuration import DetectorConfig
 from services.detection.denoising import DenoisingQueries
 from services.detection.encoder import LinkEncoder
@@ -173,15 +173,21 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         results = []
         for row, (size, groups, option) in enumerate(zip(sizes, group_counts, options, strict=True)):
             logits = outputs.logits[-1, row, :, :groups].float()
+            corners = to_corners(outputs.boxes[-1, row].float())
             scores = torch.sigmoid(calibrations[0].scale * logits + calibrations[0].bias)
+            for group in range(groups):
+                scores[~suppress_duplicates(corners, scores[:, group], self.config.duplicate_iou), group] = 0
+            presence = torch.sigmoid(calibrations[1].scale * logits.amax(dim=0) + calibrations[1].bias)
+            if option.score_threshold is None:
+                # Who leaves the decision to the model gets one: no boxes of what is said not to be there.
+                scores = scores * (presence >= self.config.presence_threshold)
             threshold = self.config.score_threshold if option.score_threshold is None else option.score_threshold
             best = scores.flatten().topk(min(option.max_detections, scores.numel()))
-            kept = best.values >= threshold
+            kept = (best.values >= threshold) & (best.values > 0)
             queries = torch.div(best.indices[kept], groups, rounding_mode="floor")
             height, width = size
-            boxes = to_corners(outputs.boxes[-1, row, queries].float()) * max(height, width)
+            boxes = corners[queries] * max(height, width)
             limits = torch.tensor([width, height, width, height], dtype=torch.float32, device=boxes.device)
-            presence = torch.sigmoid(calibrations[1].scale * logits.amax(dim=0) + calibrations[1].bias)
             results.append(
                 DetectionResult(
                     boxes=torch.minimum(boxes.clamp(min=0), limits).cpu().numpy(),

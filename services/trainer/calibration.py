@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from services.detection.boxes import to_corners
+from services.detection.boxes import suppress_duplicates, to_corners
 from services.detection.configuration import Calibration
 from services.detection.model import Detector
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
@@ -92,7 +92,9 @@ def _ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], sce
         boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
         for group, category in enumerate(asked):
             truths = [thing.box for thing in scene.objects if CATEGORY_INDEX[thing.category.key] == category]
-            answers.append(_judge(outputs.logits[-1, 0, :, group], boxes, torch.tensor(truths).reshape(-1, 4)))
+            logits = outputs.logits[-1, 0, :, group]
+            single = suppress_duplicates(boxes, logits, detector.config.duplicate_iou)
+            answers.append(_judge(logits[single], boxes[single], torch.tensor(truths).reshape(-1, 4)))
     return answers
 
 

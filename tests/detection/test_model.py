@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from services.detection.boxes import generalised_iou, to_centres, to_corners
+from services.detection.boxes import generalised_iou, suppress_duplicates, to_centres, to_corners
 from services.detection.configuration import DetectorConfig
 from services.detection.losses import detection_loss, focal_loss, match
 from services.detection.model import Detector
@@ -134,6 +134,16 @@ def test_generalised_iou_has_its_textbook_values() -> None:
     # The same box; half of it shared; two units of hull between them.
     torch.testing.assert_close(generalised_iou(first, others), torch.tensor([1.0, 1 / 3, -1 / 3]))
     torch.testing.assert_close(to_corners(to_centres(others)), others)
+
+
+def test_a_thing_found_twice_is_reported_once() -> None:
+    boxes = torch.tensor(
+        [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 0.0, 30.0, 10.0], [5.0, 0.0, 15.0, 10.0]]
+    )
+
+    keep = suppress_duplicates(boxes, torch.tensor([0.8, 0.9, 0.5, 0.4]), 0.7)
+
+    assert keep.tolist() == [False, True, True, True]
 
 
 def test_matching_takes_the_right_queries_in_every_layer() -> None:
