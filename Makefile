@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROFILE ?= tiny
 SAMPLE ?= assets/samples/dogs.png
-PROMPT ?= What is here? Show me.
+PROMPT ?= How many dogs are there?
 
 .PHONY: help setup demo up test test-all bench lint format proto sprites
 
