@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -45,7 +46,7 @@ class Times:
 
 
 @dataclass(eq=False)
-class Job:
+class Job(ABC):
     """A request. Times are seconds of ``time.monotonic()``."""
 
     rendered: Rendered
@@ -56,9 +57,9 @@ class Job:
     # Nobody waits for it any more.
     cancelled: bool = False
 
+    @abstractmethod
     def fail(self, error: SuperlinkError) -> None:
         """End the request with ``error``."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False)

@@ -6,7 +6,6 @@ far a model generalises to art that it has never seen.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import subprocess
@@ -111,14 +110,6 @@ def make_sprites(path: Path, report: Callable[[str], None]) -> None:
             report(f"{style.name}: {count} of {len(CATEGORIES)} categories ({style.credit}, {style.licence})")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(arrays, str(path))
-
-
-def sprite_digest(path: Path | None = None) -> str:
-    """SHA-256 of the sprite pixels of all training styles; a recipe's result depends on it."""
-    digest = hashlib.sha256()
-    for name, array in sorted(load_sprites(path).items()):
-        digest.update(name.encode() + array.tobytes())
-    return digest.hexdigest()
 
 
 def _fetch(npm_package: str, version: str, folder: Path) -> Path:
