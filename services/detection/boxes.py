@@ -30,17 +30,22 @@ def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
     return intersection / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
 
 
+def plain_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union in 0..1 of corner boxes ``[..., 4]``, broadcast over leading dimensions."""
+    top_left = torch.maximum(first[..., :2], second[..., :2])
+    bottom_right = torch.minimum(first[..., 2:], second[..., 2:])
+    shared = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    areas = (first[..., 2:] - first[..., :2]).prod(dim=-1) + (second[..., 2:] - second[..., :2]).prod(dim=-1)
+    return shared / (areas - shared).clamp(min=1e-9)
+
+
 def suppress_duplicates(boxes: Tensor, scores: Tensor, iou_limit: float) -> Tensor:
     """Which boxes to keep: ``[candidates]`` bool.
 
     ``boxes`` is ``[candidates, 4]`` corners, ``scores`` ``[candidates]``. Going down the scores, a box that overlaps a
     kept one by more than ``iou_limit`` is dropped.
     """
-    top_left = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    bottom_right = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1)
-    overlaps = (shared / (areas[:, None] + areas[None, :] - shared).clamp(min=1e-9) > iou_limit).cpu()
+    overlaps = (plain_iou(boxes[:, None], boxes[None]) > iou_limit).cpu()
     keep = torch.zeros(len(boxes), dtype=torch.bool)
     for candidate in scores.argsort(descending=True).tolist():
         keep[candidate] = not bool((overlaps[candidate] & keep).any())

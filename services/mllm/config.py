@@ -37,6 +37,8 @@ class LanguageSize(Section):
     key_value_heads: PositiveInt = 5
     intermediate_size: PositiveInt = 448
     max_positions: PositiveInt = 2048
+    # One matrix for reading and writing words: a small model then learns to copy a word once, not word by word.
+    tied_embeddings: bool = True
 
 
 class MllmConfig(Section):
@@ -115,7 +117,7 @@ class MllmConfig(Section):
             pad_token_id=self.pad_token_id,
             bos_token_id=None,
             eos_token_id=None,
-            tie_word_embeddings=False,
+            tie_word_embeddings=self.language.tied_embeddings,
         )
         return InternVLConfig(
             vision_config=vision,
@@ -124,5 +126,5 @@ class MllmConfig(Section):
             image_seq_length=int((self.tile_size // self.vision.patch_size * self.downsample_ratio) ** 2),
             downsample_ratio=self.downsample_ratio,
             vision_feature_layer=-1,
-            tie_word_embeddings=False,
+            tie_word_embeddings=self.language.tied_embeddings,
         )

@@ -87,6 +87,8 @@ class Turn:
 
     role: RoleName
     parts: tuple[Part, ...]
+    # Whether training learns to say this; what an assistant is remembered to have said is only context.
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def render(
     where the model is to go on: after a fresh assistant header, or inside the last turn when that is the assistant's.
 
     Labels stand on the assistant's words, phrase markers, routing tokens, ``<|observe|>`` and ``<|im_end|>``, never on
-    link placeholders, observations or anybody else's words. Raises ConversationError.
+    link placeholders, observations, turns that are not to be learned or anybody else's words. Raises ConversationError.
     """
     writer = _Writer(tokenizer, image_token_counts)
     for number, turn in enumerate(turns):
@@ -173,7 +175,10 @@ class _Writer:
     def turn(self, turn: Turn, is_open: bool) -> None:
         self.header(turn.role)
         if turn.role == "assistant":
+            start = len(self.rendered.labels)
             self._assistant(turn.parts, is_open)
+            if not turn.learned:
+                self.rendered.labels[start:] = [IGNORED] * (len(self.rendered.labels) - start)
             return
         for part in _image_first(turn.parts):
             if isinstance(part, Text):

@@ -2,13 +2,13 @@
 
 Given a detector to start from, its links learn that detector's table of categories as well.
 
-The tower is also supervised densely, since sparse answers teach a small tower next to nothing.
+The tower and the image tokens are also supervised densely, since sparse answers teach a small tower next to nothing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from services.mllm.model import Mllm, language_loss
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
 from services.trainer.alignment import alignment_term
-from services.trainer.dense_supervision import GROUND, DenseHead
+from services.trainer.dense_supervision import GROUND, DenseHead, word_term
 from services.trainer.detector_stage import CategoryTable
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import (
@@ -36,14 +36,16 @@ from services.trainer.mllm_samples import (
     split_by_length,
 )
 from services.trainer.recipe import Recipe
+from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.conversations import all_texts, sample_conversation
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, save_parts
 
 _VOCABULARY = 2048
 _TOKENIZER_TEXTS = 30_000
-_LANGUAGE_PARTS = 4
+LANGUAGE_PARTS = 4
 _DENSE_WEIGHT = 0.5
+_WORD_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class ChatStage(Stage):
         self.mllm, self.tokenizer = start_mllm(recipe)
         self.dense = start_dense_head(recipe, self.mllm)
         self.model = nn.ModuleDict({"mllm": self.mllm, "dense": self.dense})
+        self.first_words = first_words(self.tokenizer)
         self.table: CategoryTable | None = None
         if "detector" in recipe.start_from:
             self.table = CategoryTable(recipe.detector.link_width)
@@ -90,7 +93,12 @@ class ChatStage(Stage):
         device = self.mllm.query_start.device
         tower = self.mllm.tower(batch.tiles.to(device))
         words, states = language_term(self.mllm, batch.language, tower.features)
-        terms = {"language": words, "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.cells.to(device))}
+        cells = batch.cells.to(device)
+        terms = {
+            "language": words,
+            "dense": _DENSE_WEIGHT * self.dense(tower.grid, cells),
+            "word": _WORD_WEIGHT * word_term(self.mllm.logits(tower.features), cells, self.first_words.to(device)),
+        }
         if self.table is not None:
             decoder = self.recipe.detector.name
             terms["alignment"] = alignment_term(self.mllm, decoder, batch.language, states, self.table.weight)
@@ -110,23 +118,34 @@ class ChatStage(Stage):
 def start_mllm(recipe: Recipe) -> tuple[Mllm, MllmTokenizer]:
     """The MLLM of an earlier run, or a new one with a tokenizer trained on the recipe's text.
 
-    With ``start_from.stem`` a new one takes the first stages of that detector's backbone as its convolutional stem.
+    With ``start_from.stem`` it takes the first stages of that detector's backbone as its convolutional stem.
     """
     if "mllm" in recipe.start_from:
-        return Mllm.load(recipe.start_from["mllm"])
-    tokenizer = MllmTokenizer.train(all_texts(recipe.seed, _TOKENIZER_TEXTS), _VOCABULARY)
-    mllm = Mllm(MllmConfig.for_tokenizer(tokenizer, adapter_version=recipe.detector.adapter_version))
+        mllm, tokenizer = Mllm.load(recipe.start_from["mllm"])
+    else:
+        tokenizer = MllmTokenizer.train(all_texts(recipe.seed, _TOKENIZER_TEXTS), _VOCABULARY)
+        mllm = Mllm(MllmConfig.for_tokenizer(tokenizer, adapter_version=recipe.detector.adapter_version))
     if "stem" in recipe.start_from:
         copy_stem(load_file(recipe.start_from["stem"] / "model.safetensors"), mllm)
     return mllm, tokenizer
 
 
 def start_dense_head(recipe: Recipe, mllm: Mllm) -> DenseHead:
-    """The dense head over the tower's grid, from an earlier run where there is one."""
+    """The dense head over the tower's grid, from an earlier run where that has one."""
     dense = DenseHead(mllm.config.vision.hidden_size)
-    if "mllm" in recipe.start_from:
-        load_weights(dense, recipe.start_from["mllm"] / "training" / "dense")
+    if "mllm" in recipe.start_from and (folder := recipe.start_from["mllm"] / "training" / "dense").is_dir():
+        load_weights(dense, folder)
     return dense
+
+
+def first_words(tokenizer: MllmTokenizer) -> Tensor:
+    """The first token of every category's English and Chinese name: ``[categories, 2]``."""
+    return torch.tensor(
+        [
+            [tokenizer.encode_text(category.english)[0], tokenizer.encode_text(category.chinese)[0]]
+            for category in CATEGORIES
+        ]
+    )
 
 
 def copy_stem(detector: dict[str, Tensor], mllm: Mllm) -> None:
@@ -172,7 +191,7 @@ def collate_chat(samples: Sequence[ChatSample], pad_id: int) -> ChatBatch:
     return ChatBatch(
         tiles=torch.cat([sample.image.tiles for sample in samples]),
         cells=torch.stack([sample.image.cells for sample in samples]),
-        language=split_by_length(conversations, _LANGUAGE_PARTS, pad_id),
+        language=split_by_length(conversations, LANGUAGE_PARTS, pad_id),
     )
 
 
@@ -209,15 +228,21 @@ def evaluate_words(
         for part in batch.language:
             image_features = gather_features(tower.features, part.images)
             hidden = mllm(part.input_ids.to(device), part.attention_mask.to(device), image_features).hidden
-            guesses = mllm.logits(hidden).argmax(dim=-1)[:, :-1].cpu()
-            for row, (task, groups) in enumerate(zip(part.tasks, part.groups, strict=True)):
-                labels = part.labels[row, 1:]
-                judged = _phrase_positions(labels, groups, phrase_start_id)
-                if groups:
-                    right[task].append(bool((guesses[row] == labels)[judged].all()))
+            for task, is_right in phrases_right(mllm, part, hidden, phrase_start_id):
+                right[task].append(is_right)
     mllm.train(was_training)
     by_task = {f"phrases_{task}": float(np.mean(results)) for task, results in sorted(right.items())}
     return {"cells": cells_right / max(1, cells_total), **by_task}
+
+
+def phrases_right(mllm: Mllm, part: LanguageBatch, hidden: Tensor, phrase_start_id: int) -> Iterator[tuple[str, bool]]:
+    """For every conversation that routes: its task, and whether all its phrases are right when teacher-forced."""
+    guesses = mllm.logits(hidden).argmax(dim=-1)[:, :-1].cpu()
+    for row, (task, groups) in enumerate(zip(part.tasks, part.groups, strict=True)):
+        labels = part.labels[row, 1:]
+        judged = _phrase_positions(labels, groups, phrase_start_id)
+        if groups:
+            yield task, bool((guesses[row] == labels)[judged].all())
 
 
 def _phrase_positions(labels: Tensor, groups: Sequence[RenderedGroup], phrase_start_id: int) -> Tensor:

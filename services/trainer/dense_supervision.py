@@ -5,6 +5,8 @@ An auxiliary objective that teaches sight long before matching losses or words d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from services.trainer.scenes.scene import Scene
 GROUND = len(CATEGORIES)
 # The ground fills most cells and is easy.
 _GROUND_WEIGHT = 0.2
+# Of the detector's maps that are supervised; the coarsest has too few cells.
+DETECTOR_STRIDES = (8, 16)
 
 
 class DenseHead(nn.Module):
@@ -34,6 +38,43 @@ class DenseHead(nn.Module):
         """Mean cross-entropy: features ``[batch, channels, rows, columns]``, targets ``[batch, rows, columns]``."""
         loss: Tensor = functional.cross_entropy(self.classifier(features), targets, weight=self.weights)
         return loss
+
+
+def detector_cells(scene: Scene, image_side: int) -> tuple[torch.Tensor, ...]:
+    """What the detector's two finest maps should show, ``[side / stride, side / stride]`` int64 for each stride.
+
+    The detector scales the longer side of a scene to ``image_side`` and pads to a square.
+    """
+    shown = category_map(scene)
+    longer = max(scene.height, scene.width)
+    extent = (scene.height / longer, scene.width / longer)
+    return tuple(
+        torch.from_numpy(sample_cells(shown, image_side // stride, image_side // stride, extent))
+        for stride in DETECTOR_STRIDES
+    )
+
+
+def detector_dense_term(head: DenseHead, features: Sequence[Tensor], cells: Sequence[Tensor]) -> Tensor:
+    """The head's mean cross-entropy over the maps that ``detector_cells`` describes; ``cells`` are batched."""
+    terms = [head(level, wanted.to(level.device)) for level, wanted in zip(features, cells, strict=False)]
+    return torch.stack(terms).mean()
+
+
+def word_term(logits: Tensor, cells: Tensor, words: Tensor) -> Tensor:
+    """Mean cross-entropy that makes every image token read like the names of what it shows.
+
+    With tied embeddings an image token then enters the language model as those words would, and naming what is in an
+    image becomes copying. ``logits`` ``[batch, tokens, vocabulary]`` are the output layer's on the image tokens,
+    ``cells`` ``[batch, rows, columns]`` categories at twice the tokens' resolution, and ``words``
+    ``[categories, names]`` the first token of each name of a category. Ground says nothing.
+    """
+    batch, rows, columns = cells.shape
+    by_token = cells.reshape(batch, rows // 2, 2, columns // 2, 2).transpose(2, 3).reshape(batch, -1, 4)
+    shown = by_token != GROUND
+    wanted = words[by_token.clamp(max=GROUND - 1)].flatten(2)  # (batch, tokens, 4 * names)
+    weights = shown.repeat_interleave(words.shape[1], dim=-1).to(logits.dtype)
+    chances = logits.float().log_softmax(dim=-1).gather(2, wanted)
+    return -(chances * weights).sum() / weights.sum().clamp(min=1)
 
 
 def category_map(scene: Scene) -> NDArray[np.int64]:

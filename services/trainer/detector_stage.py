@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
 from services.runtime.weights import load_weights
-from services.trainer.dense_supervision import DenseHead, category_map, sample_cells
+from services.trainer.dense_supervision import DenseHead, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.distributed import mean_over_ranks
@@ -26,8 +26,9 @@ from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, save_parts
 
-_MOST_GROUPS = 8
-_DENSE_STRIDE = 8
+# Many absent categories beside the few present ones, so that look-alikes are told apart.
+_MOST_GROUPS = 14
+_LEAST_ABSENT = 4
 _DENSE_WEIGHT = 1.0
 # Noise on the table's rows, relative to their length: the MLLM's links will never be exact.
 _LINK_NOISE = 0.1
@@ -39,7 +40,7 @@ class _Sample:
     # Category index of each group.
     categories: list[int]
     targets: tuple[Tensor, Tensor]
-    cells: Tensor
+    cells: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class _Batch:
     categories: Tensor
     link_mask: Tensor
     targets: DetectionTargets
-    cells: Tensor
+    cells: tuple[Tensor, ...]
 
 
 class CategoryTable(nn.Embedding):
@@ -78,24 +79,20 @@ class DetectorStage(Stage):
         rng = np.random.default_rng((seed, 1))
         present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
         rng.shuffle(present)
-        asked = present[: rng.integers(1, len(present) + 1)] if rng.uniform() < 0.95 else []
-        absent = [index for index in rng.permutation(len(CATEGORIES))[:_MOST_GROUPS] if index not in present]
-        asked = asked + [
-            int(index) for index in absent[: rng.integers(0 if asked else 1, _MOST_GROUPS - len(asked) + 1)]
-        ]
+        draw = rng.uniform()
+        count = len(present) if draw < 0.45 else rng.integers(1, len(present) + 1) if draw < 0.95 else 0
+        asked = present[:count]
+        asked = asked + _absent(present, int(rng.integers(_LEAST_ABSENT, _MOST_GROUPS - len(asked) + 1)), rng)
         rng.shuffle(asked)
         groups = [
             [number for number, thing in enumerate(scene.objects) if CATEGORY_INDEX[thing.category.key] == category]
             for category in asked
         ]
-        cells = self.recipe.detector.image_side // _DENSE_STRIDE
-        longer = max(scene.height, scene.width)
-        extent = (scene.height / longer, scene.width / longer)
         return _Sample(
             pixels=self.detector.prepare(scene.image).pixels,
             categories=asked,
             targets=image_targets(scene, groups),
-            cells=torch.from_numpy(sample_cells(category_map(scene), cells, cells, extent)),
+            cells=detector_cells(scene, self.recipe.detector.image_side),
         )
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
@@ -111,7 +108,7 @@ class DetectorStage(Stage):
             categories=categories,
             link_mask=link_mask,
             targets=pad_targets([sample.targets for sample in samples]),
-            cells=torch.stack([sample.cells for sample in samples]),
+            cells=tuple(torch.stack(level) for level in zip(*(sample.cells for sample in samples), strict=True)),
         )
 
     def losses(self, batch: _Batch) -> dict[str, Tensor]:
@@ -124,7 +121,7 @@ class DetectorStage(Stage):
         features = self.detector.encode(batch.pixels.to(device))
         outputs = self.detector(features, links, batch.link_mask.to(device), targets)
         terms = self.detector.loss(outputs, targets)
-        return {**terms, "dense": _DENSE_WEIGHT * self.dense(features[0], batch.cells.to(device))}
+        return {**terms, "dense": _DENSE_WEIGHT * detector_dense_term(self.dense, features, batch.cells)}
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
         """AP of the present categories and the share of right presence answers, asking for present and absent ones."""
@@ -134,6 +131,14 @@ class DetectorStage(Stage):
         """Detector weights as the service loads them; the table and the dense head beside them, for later stages."""
         self.detector.save(folder)
         save_parts(folder, table=self.table, dense=self.dense)
+
+
+def _absent(present: list[int], count: int, rng: np.random.Generator) -> list[int]:
+    """Indices of ``count`` categories that are not in the scene, about half of them kin of one that is."""
+    others = [int(index) for index in rng.permutation(len(CATEGORIES)) if index not in present]
+    families = {CATEGORIES[index].group for index in present}
+    kin = [index for index in others if CATEGORIES[index].group in families]
+    return list(dict.fromkeys([*kin[: count // 2], *others]))[:count]
 
 
 def to_device(targets: DetectionTargets, device: torch.device) -> DetectionTargets:

@@ -23,12 +23,13 @@ from services.trainer.chat_stage import (
     ChatSample,
     collate_chat,
     evaluate_words,
+    first_words,
     language_term,
     prepare_chat,
     start_dense_head,
     start_mllm,
 )
-from services.trainer.dense_supervision import DenseHead, category_map, sample_cells
+from services.trainer.dense_supervision import DenseHead, detector_cells, detector_dense_term, word_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.detector_stage import CategoryTable, to_device
@@ -54,7 +55,6 @@ _GROUNDING_TASKS = {
 }
 # Detection losses are tens of times larger; without this weight they would drown the words in the shared layers.
 _LANGUAGE_WEIGHT = 4.0
-_DENSE_STRIDE = 8
 _DENSE_WEIGHT = 0.5
 # Keeps the links of plain category names near the rows that the detector was started with.
 _ALIGNMENT_WEIGHT = 0.5
@@ -67,7 +67,7 @@ _CALIBRATION_SCENES = 400
 class _Sample:
     chat: ChatSample
     pixels: Tensor
-    cells: Tensor
+    cells: tuple[Tensor, ...]
     targets: tuple[Tensor, Tensor]
 
 
@@ -75,7 +75,7 @@ class _Sample:
 class _Batch:
     chat: ChatBatch
     pixels: Tensor
-    cells: Tensor
+    cells: tuple[Tensor, ...]
     targets: DetectionTargets
     # Conversations of each scene; the first is the detector's.
     conversations: int
@@ -88,6 +88,7 @@ class JointStage(Stage):
         self.recipe = recipe
         self.mllm, self.tokenizer = start_mllm(recipe)
         self.dense = start_dense_head(recipe, self.mllm)
+        self.first_words = first_words(self.tokenizer)
         self.detector = Detector(recipe.detector)
         self.detector_dense = DenseHead(recipe.detector.width)
         self.table = CategoryTable(recipe.detector.link_width)
@@ -115,14 +116,10 @@ class JointStage(Stage):
         config = self.mllm.config
         chat = prepare_chat(scene, seed, self.recipe.data.extra_conversations, config, self.tokenizer)
         first = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
-        cells = self.recipe.detector.image_side // _DENSE_STRIDE
-        longer = max(scene.height, scene.width)
         return _Sample(
             chat=ChatSample(chat.image, (first, *chat.conversations)),
             pixels=self.detector.prepare(scene.image).pixels,
-            cells=torch.from_numpy(
-                sample_cells(category_map(scene), cells, cells, (scene.height / longer, scene.width / longer))
-            ),
+            cells=detector_cells(scene, self.recipe.detector.image_side),
             targets=image_targets(scene, conversation.targets),
         )
 
@@ -131,7 +128,7 @@ class JointStage(Stage):
         return _Batch(
             chat=collate_chat([sample.chat for sample in samples], self.tokenizer.pad_id),
             pixels=torch.stack([sample.pixels for sample in samples]),
-            cells=torch.stack([sample.cells for sample in samples]),
+            cells=tuple(torch.stack(level) for level in zip(*(sample.cells for sample in samples), strict=True)),
             targets=pad_targets([sample.targets for sample in samples]),
             conversations=len(samples[0].chat.conversations),
         )
@@ -146,14 +143,16 @@ class JointStage(Stage):
         padded, link_mask = pad_links(links)
         targets = to_device(batch.targets, device)
         targets = replace(targets, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), device)))
+        cells = batch.chat.cells.to(device)
         features = self.detector.encode(batch.pixels.to(device))
         outputs = self.detector(features, padded, link_mask, targets)
         return {
             "language": _LANGUAGE_WEIGHT * words,
             **self.detector.loss(outputs, targets),
             "alignment": _ALIGNMENT_WEIGHT * aligned,
-            "dense": _DENSE_WEIGHT * self.dense(tower.grid, batch.chat.cells.to(device)),
-            "detector_dense": _DENSE_WEIGHT * self.detector_dense(features[0], batch.cells.to(device)),
+            "dense": _DENSE_WEIGHT * self.dense(tower.grid, cells),
+            "word": _DENSE_WEIGHT * word_term(self.mllm.logits(tower.features), cells, self.first_words.to(device)),
+            "detector_dense": _DENSE_WEIGHT * detector_dense_term(self.detector_dense, features, batch.cells),
         }
 
     @torch.no_grad()

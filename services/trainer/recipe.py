@@ -62,8 +62,9 @@ class Recipe(Section):
 
     name: str
     # detector: the detector alone, with a table of categories in place of the MLLM's link embeddings.
-    # chat: the MLLM alone, on conversations. joint: both, through the super link.
-    stage: Literal["detector", "chat", "joint"]
+    # words: the language model alone, without sight. chat: the MLLM alone, on conversations. joint: MLLM and detector,
+    # through the super link.
+    stage: Literal["detector", "words", "chat", "joint"]
     seed: int = 0
     threads: PositiveInt = 2
     schedule: Schedule

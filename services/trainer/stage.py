@@ -26,6 +26,10 @@ class Stage(ABC):
     @abstractmethod
     def __init__(self, recipe: Recipe) -> None: ...
 
+    def compose(self, composer: Composer, seed: int) -> Scene:
+        """The scene that sample ``seed`` is about; runs in a data process."""
+        return composer.compose(seed)
+
     @abstractmethod
     def prepare(self, scene: Scene, seed: int) -> Any:
         """Turn a scene into one training sample; runs in a data process and depends on nothing but its arguments."""
@@ -57,7 +61,7 @@ class SceneStream(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         seed = self.first_seed + index
-        return self.stage.prepare(self.composer.compose(seed), seed)
+        return self.stage.prepare(self.stage.compose(self.composer, seed), seed)
 
 
 class StepSampler(Sampler[list[int]]):

@@ -7,8 +7,14 @@ from services.trainer.detector_stage import DetectorStage
 from services.trainer.joint_stage import JointStage
 from services.trainer.recipe import Recipe
 from services.trainer.stage import Stage
+from services.trainer.words_stage import WordsStage
 
-_STAGES: dict[str, type[Stage]] = {"detector": DetectorStage, "chat": ChatStage, "joint": JointStage}
+_STAGES: dict[str, type[Stage]] = {
+    "detector": DetectorStage,
+    "words": WordsStage,
+    "chat": ChatStage,
+    "joint": JointStage,
+}
 
 
 def make_stage(recipe: Recipe) -> Stage:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from services.detection.boxes import generalised_iou, suppress_duplicates, to_centres, to_corners
+from services.detection.boxes import generalised_iou, plain_iou, suppress_duplicates, to_centres, to_corners
 from services.detection.configuration import DetectorConfig
-from services.detection.losses import detection_loss, focal_loss, match
+from services.detection.losses import detection_loss, match, varifocal_loss
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets, DetectorOptions
 from services.runtime.weights import WeightsError
@@ -120,11 +120,18 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, detector: Detector) -
         Detector.load(tmp_path)
 
 
-def test_focal_loss_has_its_textbook_values() -> None:
-    # p = 0.5: 0.25 * 0.25 * ln 2 for a positive and 0.75 * 0.25 * ln 2 for a negative.
-    values = focal_loss(torch.zeros(2), torch.tensor([1.0, 0.0]))
+def test_varifocal_loss_has_its_textbook_values() -> None:
+    # p = 0.5: the target times the entropy for positives, 0.75 * 0.25 * ln 2 for a negative.
+    values = varifocal_loss(torch.zeros(3), torch.tensor([1.0, 0.5, 0.0]))
 
-    torch.testing.assert_close(values, torch.tensor([0.0625, 0.1875]) * np.log(2))
+    torch.testing.assert_close(values, torch.tensor([1.0, 0.5, 0.1875]) * np.log(2))
+
+
+def test_varifocal_loss_wants_a_score_that_says_how_well_the_box_fits() -> None:
+    logits = torch.linspace(-4, 4, 81)
+    values = varifocal_loss(logits, torch.full_like(logits, 0.6))
+
+    assert float(torch.sigmoid(logits[values.argmin()])) == pytest.approx(0.6, abs=0.02)
 
 
 def test_generalised_iou_has_its_textbook_values() -> None:
@@ -134,6 +141,13 @@ def test_generalised_iou_has_its_textbook_values() -> None:
     # The same box; half of it shared; two units of hull between them.
     torch.testing.assert_close(generalised_iou(first, others), torch.tensor([1.0, 1 / 3, -1 / 3]))
     torch.testing.assert_close(to_corners(to_centres(others)), others)
+
+
+def test_plain_iou_is_the_shared_part_of_the_union() -> None:
+    first = torch.tensor([0.0, 0.0, 2.0, 2.0])
+    others = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
+
+    torch.testing.assert_close(plain_iou(first, others), torch.tensor([1.0, 1 / 3, 0.0]))
 
 
 def test_a_thing_found_twice_is_reported_once() -> None:

@@ -52,6 +52,18 @@ def test_a_training_conversation_is_laid_out_as_documented(tokenizer: MllmTokeni
     )
 
 
+def test_what_an_assistant_is_remembered_to_have_said_is_read_but_not_learned(tokenizer: MllmTokenizer) -> None:
+    said = (Text("Looking for "), RoutedPhrase("[DET]", "dog"))
+    learned, remembered = (
+        render([Turn("user", (Text("dog?"),)), Turn("assistant", said, learned=learned)], tokenizer, [], False)
+        for learned in (True, False)
+    )
+
+    assert remembered.input_ids == learned.input_ids
+    assert any(label != IGNORED for label in learned.labels)
+    assert all(label == IGNORED for label in remembered.labels)
+
+
 def test_routing_tokens_are_learned_and_placeholders_never(tokenizer: MllmTokenizer) -> None:
     answer = Turn("assistant", (Text("Here is the "), DOG, Text(", and "), RoutedPhrase("[GEN]", "cat"), Text(".")))
     rendered = render([QUESTION, answer], tokenizer, [2], for_generation=False)

@@ -76,7 +76,7 @@ def samples(task: str, language: str, count: int = 60, scene: Scene = SCENE, noi
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_gives_a_question_an_answer_and_one_target_a_phrase(task: str, language: str) -> None:
     for conversation in samples(task, language):
-        user, assistant = conversation.turns
+        *_, user, assistant = conversation.turns
         assert (user.role, assistant.role) == ("user", "assistant")
         assert words_of(user).strip()
         assert assistant.parts
@@ -256,6 +256,21 @@ def test_the_fast_path_repeats_the_callers_own_words() -> None:
     for conversation in samples("fast_path", "en", 100):
         question = words_of(conversation.turns[0])
         assert question == "Detect: " + ", ".join(expected_phrases(conversation))
+
+
+def test_a_second_question_shows_no_image_and_the_first_answer_is_only_remembered() -> None:
+    for seed in range(40):
+        try:
+            conversation = sample_conversation(SCENE, np.random.default_rng(seed), "follow_up")
+        except TaskError:
+            continue
+        first, remembered, second, answer = conversation.turns
+        assert isinstance(first.parts[0], ImagePart)
+        assert [type(part) for part in remembered.parts] == [Text]
+        assert not remembered.learned
+        assert all(isinstance(part, Text) for part in second.parts)
+        assert answer.learned
+        assert len(expected_phrases(conversation)) == len(conversation.targets) > 0
 
 
 def test_typed_routing_tokens_stay_text() -> None:

@@ -11,12 +11,14 @@ from services.mllm.model import Mllm
 from services.trainer.alignment import alignment_term, category_of
 from services.trainer.calibration import fit_logistic
 from services.trainer.chat_stage import ChatStage, copy_stem, language_term
+from services.trainer.dense_supervision import GROUND, word_term
 from services.trainer.detection_evaluation import coco_average_precision
 from services.trainer.joint_stage import JointStage
 from services.trainer.loop import freeze
 from services.trainer.recipe import Data, Recipe, Schedule
 from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
+from services.trainer.words_stage import WordsStage
 from superlink.configuration import ConfigurationError
 
 SMALL = DetectorConfig(
@@ -115,6 +117,36 @@ def test_the_stem_takes_over_the_detectors_backbone(joint: JointStage, sprite_fi
 
     with torch.no_grad():
         torch.testing.assert_close(stem(pixels), joint.detector.backbone(pixels)[1])
+
+
+def test_words_are_learned_without_a_pixel(sprite_file: Path, composer: Composer) -> None:
+    stage = WordsStage(recipe("words", sprite_file))
+    layouts = [stage.compose(composer, seed) for seed in range(4)]
+    batch = stage.collate([stage.prepare(layout, seed) for seed, layout in enumerate(layouts)])
+
+    stage.losses(batch)["language"].backward()
+
+    words = stage.mllm.internvl.get_input_embeddings().weight
+    assert words.grad is not None
+    assert float(words.grad.abs().sum()) > 0
+    assert all(parameter.grad is None for parameter in stage.mllm.internvl.model.vision_tower.parameters())
+    assert all(part.images == (-1,) * len(part.images) for part in batch)
+    assert all(0 <= share <= 1 for share in stage.evaluate(layouts).values())
+
+
+def test_image_tokens_are_told_the_names_of_what_their_own_cells_show() -> None:
+    # Two rows of two tokens, each over two by two cells; words 0 and 1 name category 3.
+    cells = torch.full((1, 4, 4), GROUND)
+    cells[0, 2:, :2] = 3
+    words = torch.zeros(GROUND, 2, dtype=torch.long)
+    words[3] = torch.tensor([0, 1])
+    right = torch.full((1, 4, 5), -20.0)
+    right[0, 2, :2] = 0
+    elsewhere = right.roll(1, dims=1)
+
+    assert float(word_term(right, cells, words)) == pytest.approx(np.log(2), abs=1e-4)
+    assert float(word_term(elsewhere, cells, words)) == pytest.approx(np.log(5), abs=1e-4)
+    assert float(word_term(right, torch.full_like(cells, GROUND), words)) == 0
 
 
 def test_a_logistic_fit_recovers_its_parameters() -> None:

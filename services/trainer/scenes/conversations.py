@@ -59,12 +59,15 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "compare": 0.06,
     "open": 0.08,
     "caption": 0.03,
+    "follow_up": 0.06,
     "count_without_tools": 0.02,
     "presence_without_tools": 0.02,
     "talk": 0.015,
     "no_image": 0.015,
 }
 TASKS = tuple(TASK_WEIGHTS)
+# What a conversation of two questions is made of.
+_FOLLOWED_TASKS = ("detect", "detect_several", "detect_absent", "refer", "count", "presence", "compare")
 _CUMULATIVE = np.cumsum(list(TASK_WEIGHTS.values())) / sum(TASK_WEIGHTS.values())
 
 # A comparison of sizes is only asked where one thing is clearly larger.
@@ -126,7 +129,7 @@ def all_texts(seed: int, count: int) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     produced = 0
     while produced < count:
-        for part in _parts(sample_conversation(_layout(rng), rng)):
+        for part in _parts(sample_conversation(random_layout(rng), rng)):
             if isinstance(part, Text | RoutedPhrase | Observation):
                 yield _written(part)
                 produced += 1
@@ -319,6 +322,36 @@ def _compare_sizes(scene: Scene, language: str, rng: np.random.Generator, noisy:
     return Conversation("compare", language, turns, meant, kind="larger", truth=truth)
 
 
+def _follow_up(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation | None:
+    """A second question about the image. Of the first answer only its words are left, as clients send them back."""
+    earlier = pick(rng, LANGUAGES) if rng.random() < 0.1 else language
+    first = _MAKERS[pick(rng, _FOLLOWED_TASKS)](scene, earlier, rng, noisy)
+    second = _MAKERS[pick(rng, _FOLLOWED_TASKS)](scene, language, rng, noisy)
+    if first is None or second is None:
+        return None
+    question, answer = second.turns
+    turns = (
+        first.turns[0],
+        Turn("assistant", (Text(_visible(first.turns[1])),), learned=False),
+        Turn("user", tuple(part for part in question.parts if isinstance(part, Text))),
+        answer,
+    )
+    return Conversation("follow_up", language, turns, second.targets, kind=second.task, truth=second.truth)
+
+
+def _visible(turn: Turn) -> str:
+    """What a person sees of an assistant's turn; each round of an answer stands on its own line."""
+    words: list[str] = []
+    for part in turn.parts:
+        if isinstance(part, Text):
+            words.append(part.text)
+        elif isinstance(part, RoutedPhrase):
+            words.append(part.phrase)
+        else:
+            words.append("\n")
+    return "".join(words)
+
+
 def _talk(_scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
     said, answers = pick(rng, templates.SMALL_TALK[language])
     question = pick(rng, said)
@@ -351,6 +384,7 @@ _MAKERS: dict[str, _Maker] = {
     "compare": _compare,
     "open": _open,
     "caption": _caption,
+    "follow_up": _follow_up,
     "count_without_tools": _count_without_tools,
     "presence_without_tools": _presence_without_tools,
     "talk": _talk,
@@ -380,7 +414,7 @@ _BLANK = Scene(np.zeros((256, 256, 3), dtype=np.uint8), (), "", 0)
 _ONE_PIXEL = np.ones((1, 1), dtype=np.bool_)
 
 
-def _layout(rng: np.random.Generator) -> Scene:
+def random_layout(rng: np.random.Generator) -> Scene:
     """A scene without art: words need no pixels."""
     kinds = [pick(rng, CATEGORIES) for _ in range(1 + int(rng.random() * 4))]
     objects = []

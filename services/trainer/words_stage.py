@@ -1,0 +1,100 @@
+"""Trains the language model alone on conversations about layouts: which words to route, in what order, and no sight.
+
+Copying a list of names and answering from an observation need no pixels, and without image tokens and a vision tower a
+step costs a fraction. The image of every question is there but takes no token.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from services.trainer.chat_stage import LANGUAGE_PARTS, language_term, phrases_right, start_mllm
+from services.trainer.mllm_samples import LanguageBatch, RenderedConversation, render_conversation, split_by_length
+from services.trainer.recipe import Recipe
+from services.trainer.scenes.composer import Composer
+from services.trainer.scenes.conversations import TaskError, random_layout, sample_conversation
+from services.trainer.scenes.scene import Scene
+from services.trainer.stage import Stage
+
+# Tasks whose answers follow from the words, or from the observation, alone. Lists are the hardest to learn.
+_TASKS = {
+    "fast_path": 0.2,
+    "detect": 0.03,
+    "detect_several": 0.3,
+    "detect_absent": 0.02,
+    "refer": 0.15,
+    "count": 0.07,
+    "presence": 0.05,
+    "compare": 0.15,
+    "follow_up": 0.08,
+    "talk": 0.015,
+    "no_image": 0.015,
+}
+
+
+class WordsStage(Stage):
+    """See the module's docstring."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.mllm, self.tokenizer = start_mllm(recipe)
+        self.model = nn.ModuleDict({"mllm": self.mllm})
+
+    def compose(self, composer: Composer, seed: int) -> Scene:
+        """A layout: no pixel is needed."""
+        del composer
+        return random_layout(np.random.default_rng((seed, 5)))
+
+    def prepare(self, scene: Scene, seed: int) -> list[RenderedConversation]:
+        """Sample conversations about a layout."""
+        rng = np.random.default_rng((seed, 6))
+        tasks, weights = list(_TASKS), np.cumsum(list(_TASKS.values()))
+        conversations: list[RenderedConversation] = []
+        while len(conversations) <= self.recipe.data.extra_conversations:
+            task = tasks[int(np.searchsorted(weights / weights[-1], rng.random(), side="right"))]
+            try:
+                conversation = sample_conversation(scene, rng, task)
+            except TaskError:
+                continue
+            rendered = render_conversation(conversation, self.tokenizer, 0, tokens_per_image=0)
+            conversations.append(RenderedConversation(task, rendered.rendered, -1))
+        return conversations
+
+    def collate(self, samples: Sequence[list[RenderedConversation]]) -> list[LanguageBatch]:
+        """See ``Stage``."""
+        conversations = [conversation for sample in samples for conversation in sample]
+        return split_by_length(conversations, LANGUAGE_PARTS, self.tokenizer.pad_id)
+
+    def losses(self, batch: list[LanguageBatch]) -> dict[str, Tensor]:
+        """See ``Stage``."""
+        return {"language": language_term(self.mllm, batch, self._no_image())[0]}
+
+    @torch.no_grad()
+    def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        """Share of conversations whose routed phrases are all right when teacher-forced, by task."""
+        was_training = self.mllm.training
+        self.mllm.eval()
+        right: dict[str, list[bool]] = defaultdict(list)
+        for part in self.collate([self.prepare(scene, scene.seed) for scene in scenes]):
+            hidden = self.mllm(part.input_ids.to(self._device), part.attention_mask.to(self._device)).hidden
+            for task, is_right in phrases_right(self.mllm, part, hidden, self.tokenizer.phrase_start_id):
+                right[task].append(is_right)
+        self.mllm.train(was_training)
+        return {f"phrases_{task}": float(np.mean(results)) for task, results in sorted(right.items())}
+
+    def export(self, folder: Path) -> None:
+        """MLLM weights as later stages and the service load them."""
+        self.mllm.save(folder, self.tokenizer)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.mllm.query_start.device
+
+    def _no_image(self) -> Tensor:
+        return torch.zeros(0, 0, self.mllm.hidden_size, device=self._device)
