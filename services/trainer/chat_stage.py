@@ -8,7 +8,7 @@ The tower and the image tokens are also supervised densely, since sparse answers
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +37,15 @@ from services.trainer.mllm_samples import (
 )
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import all_texts, sample_conversation
+from services.trainer.scenes.conversations import TASK_WEIGHTS, all_texts, draw_conversation
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, save_parts
 
 _VOCABULARY = 2048
 _TOKENIZER_TEXTS = 30_000
 LANGUAGE_PARTS = 4
+# Most of what needs no sight was learned before.
+_TASKS = TASK_WEIGHTS | {"open": 0.3, "caption": 0.12, "count_without_tools": 0.07, "presence_without_tools": 0.07}
 _DENSE_WEIGHT = 0.5
 _WORD_WEIGHT = 0.5
 
@@ -82,7 +84,8 @@ class ChatStage(Stage):
 
     def prepare(self, scene: Scene, seed: int) -> ChatSample:
         """Sample conversations about a scene."""
-        return prepare_chat(scene, seed, self.recipe.data.extra_conversations + 1, self.mllm.config, self.tokenizer)
+        count = self.recipe.data.extra_conversations + 1
+        return prepare_chat(scene, seed, count, _TASKS, self.mllm.config, self.tokenizer)
 
     def collate(self, samples: Sequence[ChatSample]) -> ChatBatch:
         """See ``Stage``."""
@@ -167,12 +170,13 @@ def prepare_chat(
     scene: Scene,
     seed: int,
     count: int,
+    tasks: Mapping[str, float],
     config: MllmConfig,
     tokenizer: MllmTokenizer,
 ) -> ChatSample:
-    """Sample ``count`` conversations about a scene."""
+    """Sample ``count`` conversations about a scene, their tasks drawn by weight."""
     rng = np.random.default_rng((seed, 3))
-    conversations = [sample_conversation(scene, rng) for _ in range(count)]
+    conversations = [draw_conversation(scene, rng, tasks) for _ in range(count)]
     return ChatSample(
         image=image_input(scene, config.tile_size, config.vision.patch_size),
         conversations=tuple(

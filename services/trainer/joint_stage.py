@@ -34,10 +34,10 @@ from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.detector_stage import CategoryTable, to_device
 from services.trainer.distributed import mean_over_ranks
-from services.trainer.mllm_samples import render_conversation, split_by_length
+from services.trainer.mllm_samples import image_input, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import Conversation, TaskError, sample_conversation
+from services.trainer.scenes.conversations import TASK_WEIGHTS, Conversation, draw_conversation
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, make_composer
 
@@ -112,9 +112,10 @@ class JointStage(Stage):
     def prepare(self, scene: Scene, seed: int) -> _Sample:
         """One grounding conversation for the detector and further ones for the MLLM."""
         rng = np.random.default_rng((seed, 4))
-        conversation = self._grounding(scene, rng)
+        conversation = _grounding(scene, rng)
         config = self.mllm.config
-        chat = prepare_chat(scene, seed, self.recipe.data.extra_conversations, config, self.tokenizer)
+        count = self.recipe.data.extra_conversations
+        chat = prepare_chat(scene, seed, count, TASK_WEIGHTS, config, self.tokenizer)
         first = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
         return _Sample(
             chat=ChatSample(chat.image, (first, *chat.conversations)),
@@ -183,17 +184,6 @@ class JointStage(Stage):
             [self.prepare(scene, scene.seed).chat for scene in scenes],
         )
 
-    def _grounding(self, scene: Scene, rng: np.random.Generator) -> Conversation:
-        """A conversation whose answer routes a phrase; tasks that the scene does not allow are drawn again."""
-        tasks, weights = list(_GROUNDING_TASKS), np.array(list(_GROUNDING_TASKS.values()))
-        while True:
-            try:
-                conversation = sample_conversation(scene, rng, task=str(rng.choice(tasks, p=weights / weights.sum())))
-            except TaskError:
-                continue
-            if conversation.targets:
-                return conversation
-
     def _links(self, batch: _Batch, states: Sequence[Tensor]) -> list[Tensor]:
         """Link embeddings of every scene's first conversation, in the order of the scenes."""
         links: list[Tensor | None] = [None] * batch.pixels.shape[0]
@@ -211,9 +201,17 @@ class JointStage(Stage):
         conversation = Conversation("fast_path", "en", fast_path(self.route, phrases), ())
         config = self.mllm.config
         rendered = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
-        tiles = prepare_chat(scene, scene.seed, 0, config, self.tokenizer).image.tiles
+        tiles = image_input(scene, config.tile_size, config.vision.patch_size).tiles
         device = self.table.weight.device
         part = split_by_length([rendered], 1, self.tokenizer.pad_id)[0]
         features = self.mllm.encode_images(tiles.to(device)).flatten(0, 1)
         hidden = self.mllm(part.input_ids.to(device), part.attention_mask.to(device), features).hidden
         return self.mllm.links(hidden, part.groups, self.recipe.detector.name)[0]
+
+
+def _grounding(scene: Scene, rng: np.random.Generator) -> Conversation:
+    """A conversation whose answer routes a phrase."""
+    while True:
+        conversation = draw_conversation(scene, rng, _GROUNDING_TASKS)
+        if conversation.targets:
+            return conversation

@@ -18,7 +18,7 @@ from services.trainer.chat_stage import LANGUAGE_PARTS, language_term, phrases_r
 from services.trainer.mllm_samples import LanguageBatch, RenderedConversation, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.composer import Composer
-from services.trainer.scenes.conversations import TaskError, random_layout, sample_conversation
+from services.trainer.scenes.conversations import draw_conversation, random_layout
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage
 
@@ -54,17 +54,12 @@ class WordsStage(Stage):
     def prepare(self, scene: Scene, seed: int) -> list[RenderedConversation]:
         """Sample conversations about a layout."""
         rng = np.random.default_rng((seed, 6))
-        tasks, weights = list(_TASKS), np.cumsum(list(_TASKS.values()))
-        conversations: list[RenderedConversation] = []
-        while len(conversations) <= self.recipe.data.extra_conversations:
-            task = tasks[int(np.searchsorted(weights / weights[-1], rng.random(), side="right"))]
-            try:
-                conversation = sample_conversation(scene, rng, task)
-            except TaskError:
-                continue
-            rendered = render_conversation(conversation, self.tokenizer, 0, tokens_per_image=0)
-            conversations.append(RenderedConversation(task, rendered.rendered, -1))
-        return conversations
+        conversations = [draw_conversation(scene, rng, _TASKS) for _ in range(self.recipe.data.extra_conversations + 1)]
+        return [
+            RenderedConversation(conversation.task, rendered.rendered, -1)
+            for conversation in conversations
+            for rendered in [render_conversation(conversation, self.tokenizer, 0, tokens_per_image=0)]
+        ]
 
     def collate(self, samples: Sequence[list[RenderedConversation]]) -> list[LanguageBatch]:
         """See ``Stage``."""

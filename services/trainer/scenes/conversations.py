@@ -119,6 +119,17 @@ def sample_conversation(
             return conversation
 
 
+def draw_conversation(scene: Scene, rng: np.random.Generator, weights: Mapping[str, float]) -> Conversation:
+    """One conversation of a task drawn by ``weights``; what the scene does not allow is drawn again."""
+    tasks, cumulative = tuple(weights), np.cumsum(list(weights.values()))
+    while True:
+        drawn = tasks[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
+        try:
+            return sample_conversation(scene, rng, drawn)
+        except TaskError:
+            continue
+
+
 def expected_phrases(conversation: Conversation) -> tuple[str, ...]:
     """The routed phrases in order."""
     return tuple(part.phrase for part in _parts(conversation) if isinstance(part, RoutedPhrase))
