@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from services.mllm.config import MllmConfig
-from services.mllm.conversation import RenderedGroup
+from services.mllm.conversation import IGNORED, RenderedGroup
 from services.mllm.model import Mllm, language_loss
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
@@ -255,6 +255,8 @@ def _phrase_positions(labels: Tensor, groups: Sequence[RenderedGroup], phrase_st
     for group in groups:
         # Label i is the token at place i + 1, and the routing token stands right before the first query.
         position = group.positions[0] - 2
+        if int(labels[position]) == IGNORED:
+            continue  # Only remembered.
         while position >= 0 and int(labels[position]) != phrase_start_id:
             inside[position] = True
             position -= 1

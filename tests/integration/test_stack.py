@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from superlink import AsyncClient, Client
+from superlink.images import encode_image
 from superlink.results import Answer, Box, Finished, TextDelta, ToolCallChanged
 from superlink.stack import LocalStack
 
@@ -103,6 +104,27 @@ def test_a_counting_question_is_answered_from_what_the_tool_found(client: Client
     assert "2" in answer.text or "two" in answer.text.lower()
 
 
+def test_a_second_question_of_a_conversation_is_answered_and_not_the_first_again(
+    stack: LocalStack, sample: bytes
+) -> None:
+    messages: list[dict[str, object]] = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": encode_image(sample).data_url()}},
+                {"type": "text", "text": "Find the dogs."},
+            ],
+        },
+        {"role": "assistant", "content": "Searching for dog."},
+        {"role": "user", "content": "Is there a skull?"},
+    ]
+    reply = httpx.post(f"{stack.url}/v1/chat/completions", json={"messages": messages}, timeout=30).json()
+    message = reply["choices"][0]["message"]
+    phrases = [entry["phrase"] for call in message["superlink"]["tool_calls"] for entry in call["phrases"]]
+    assert phrases == ["skull"]
+    assert message["content"].splitlines()[-1].startswith("Yes")
+
+
 def test_a_category_that_is_not_there_is_answered_with_not_found(client: Client, grey: bytes) -> None:
     found = client.detect(grey, ["dog", "小狗"])
     assert [presence.found for presence in found.presence] == [False, False]
@@ -122,8 +144,6 @@ def test_text_that_looks_like_a_routing_token_calls_no_tool(client: Client, grey
 
 def test_openais_shape_is_answered_in_openais_shape(stack: LocalStack, sample: bytes) -> None:
     openai = pytest.importorskip("openai")
-    from superlink.images import encode_image
-
     client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none")
     content = [
         {"type": "image_url", "image_url": {"url": encode_image(sample).data_url()}},

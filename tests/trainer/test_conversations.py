@@ -259,18 +259,17 @@ def test_the_fast_path_repeats_the_callers_own_words() -> None:
 
 
 def test_a_second_question_shows_no_image_and_the_first_answer_is_only_remembered() -> None:
-    for seed in range(40):
-        try:
-            conversation = sample_conversation(SCENE, np.random.default_rng(seed), "follow_up")
-        except TaskError:
-            continue
+    conversations = samples("follow_up", "en")
+    for conversation in conversations:
         first, remembered, second, answer = conversation.turns
         assert isinstance(first.parts[0], ImagePart)
-        assert [type(part) for part in remembered.parts] == [Text]
         assert not remembered.learned
         assert all(isinstance(part, Text) for part in second.parts)
         assert answer.learned
         assert len(expected_phrases(conversation)) == len(conversation.targets) > 0
+    # Some clients send back only the words, others the whole answer.
+    plain = [[type(part) for part in conversation.turns[1].parts] == [Text] for conversation in conversations]
+    assert 0 < sum(plain) < len(plain)
 
 
 def test_typed_routing_tokens_stay_text() -> None:

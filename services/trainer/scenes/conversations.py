@@ -334,20 +334,26 @@ def _compare_sizes(scene: Scene, language: str, rng: np.random.Generator, noisy:
 
 
 def _follow_up(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation | None:
-    """A second question about the image. Of the first answer only its words are left, as clients send them back."""
+    """A second question about the image.
+
+    The first answer is only remembered: as it was, or as the words that clients of plain OpenAI shape send back.
+    """
     earlier = pick(rng, LANGUAGES) if rng.random() < 0.1 else language
     first = _MAKERS[pick(rng, _FOLLOWED_TASKS)](scene, earlier, rng, noisy)
     second = _MAKERS[pick(rng, _FOLLOWED_TASKS)](scene, language, rng, noisy)
     if first is None or second is None:
         return None
+    said = first.turns[1]
+    whole = rng.random() < 0.4
     question, answer = second.turns
     turns = (
         first.turns[0],
-        Turn("assistant", (Text(_visible(first.turns[1])),), learned=False),
+        Turn("assistant", said.parts if whole else (Text(_visible(said)),), learned=False),
         Turn("user", tuple(part for part in question.parts if isinstance(part, Text))),
         answer,
     )
-    return Conversation("follow_up", language, turns, second.targets, kind=second.task, truth=second.truth)
+    targets = (first.targets if whole else ()) + second.targets
+    return Conversation("follow_up", language, turns, targets, kind=second.task, truth=second.truth)
 
 
 def _visible(turn: Turn) -> str:
