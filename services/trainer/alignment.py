@@ -1,7 +1,8 @@
 """Aligns the links of plain category names with the rows that the detector was started with.
 
 The detector learned to be asked in the rows of its table. Matching losses alone are too weak and too noisy a signal for
-the MLLM to find these rows; telling every link which row it should be is a strong one.
+the MLLM to find these rows; telling every link which row it should be is a strong one. Cross-entropy alone is content
+with links that lie far out beyond their row, where the detector has never been asked; a squared error calls them back.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def category_of(phrase: str) -> int:
 def alignment_term(
     mllm: Mllm, decoder: str, parts: Sequence[LanguageBatch], states: Sequence[Tensor], table: Tensor
 ) -> Tensor:
-    """Cross-entropy of every link against its row, the rows ``[categories, width]`` being Gaussians of one variance.
+    """Cross-entropy of every link against its row, and half the squared distance from it, a dimension.
+
+    For the cross-entropy the rows ``[categories, width]`` are Gaussians of one variance.
 
     ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links of anything but category
     names have no say. Zero when there are none.
@@ -47,5 +50,7 @@ def alignment_term(
                 categories.extend(category_of(groups[place].phrase) for place in known)
     if not links:
         return states[0].new_zeros(())
+    wanted = torch.tensor(categories, device=table.device)
     distances = torch.cdist(torch.cat(links), table).square()
-    return functional.cross_entropy(-distances / (2 * _VARIANCE), torch.tensor(categories, device=distances.device))
+    own = distances.gather(1, wanted[:, None]).mean() / table.shape[1]
+    return functional.cross_entropy(-distances / (2 * _VARIANCE), wanted) + own / 2

@@ -53,6 +53,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad /= distributed.get_world_size()
 
 
+@torch.no_grad()
 def copy_from_first_rank(tensors: Iterable[Tensor]) -> None:
     """Overwrite tensors with those of rank 0."""
     if distributed.is_initialized():

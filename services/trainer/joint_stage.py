@@ -57,7 +57,7 @@ _GROUNDING_TASKS = {
 _LANGUAGE_WEIGHT = 4.0
 _DENSE_WEIGHT = 0.5
 # Keeps the links of plain category names near the rows that the detector was started with.
-_ALIGNMENT_WEIGHT = 0.5
+_ALIGNMENT_WEIGHT = 4.0
 # Scenes that calibrate the exported detector: apart from training, validation and the fixed evaluation set.
 _CALIBRATION_SEED_START = 3_000_000_000
 _CALIBRATION_SCENES = 400
