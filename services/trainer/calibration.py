@@ -84,17 +84,19 @@ def _ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], sce
         rng = np.random.default_rng((scene.seed, 5))
         present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
         absent = [int(index) for index in rng.permutation(len(CATEGORIES)) if index not in present][:_ABSENT]
-        asked = present + absent
-        links = links_of(scene, asked)[None]
-        pixels = detector.prepare(scene.image).pixels[None].to(device)
-        mask = torch.ones(1, len(asked), dtype=torch.bool, device=device)
-        outputs = detector(detector.encode(pixels), links, mask)
-        boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
-        for group, category in enumerate(asked):
-            truths = [thing.box for thing in scene.objects if CATEGORY_INDEX[thing.category.key] == category]
-            logits = outputs.logits[-1, 0, :, group]
-            single = suppress_duplicates(boxes, logits, detector.config.duplicate_iou)
-            answers.append(_judge(logits[single], boxes[single], torch.tensor(truths).reshape(-1, 4)))
+        # Half of the scenes are asked one category at a time, as questions of presence and number ask.
+        together = present + absent
+        features = detector.encode(detector.prepare(scene.image).pixels[None].to(device))
+        for asked in [together] if scene.seed % 2 else [[category] for category in together]:
+            links = links_of(scene, asked)[None]
+            mask = torch.ones(1, len(asked), dtype=torch.bool, device=device)
+            outputs = detector(features, links, mask)
+            boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
+            for group, category in enumerate(asked):
+                truths = [thing.box for thing in scene.objects if CATEGORY_INDEX[thing.category.key] == category]
+                logits = outputs.logits[-1, 0, :, group]
+                single = suppress_duplicates(boxes, logits, detector.config.duplicate_iou)
+                answers.append(_judge(logits[single], boxes[single], torch.tensor(truths).reshape(-1, 4)))
     return answers
 
 

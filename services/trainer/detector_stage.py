@@ -29,6 +29,8 @@ from services.trainer.stage import Stage, save_parts
 # Many absent categories beside the few present ones, so that look-alikes are told apart.
 _MOST_GROUPS = 14
 _LEAST_ABSENT = 4
+# Share of scenes that are asked about one category only, where no other phrase could be meant instead.
+_SINGLE = 0.25
 _DENSE_WEIGHT = 1.0
 # Noise on the table's rows, relative to their length: the MLLM's links will never be exact.
 _LINK_NOISE = 0.1
@@ -80,9 +82,12 @@ class DetectorStage(Stage):
         present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
         rng.shuffle(present)
         draw = rng.uniform()
-        count = len(present) if draw < 0.45 else rng.integers(1, len(present) + 1) if draw < 0.95 else 0
-        asked = present[:count]
-        asked = asked + _absent(present, int(rng.integers(_LEAST_ABSENT, _MOST_GROUPS - len(asked) + 1)), rng)
+        if draw < _SINGLE:
+            asked = present[:1] if present and rng.uniform() < 0.5 else _absent(present, 1, rng)
+        else:
+            count = len(present) if draw < 0.6 else rng.integers(1, len(present) + 1) if draw < 0.95 else 0
+            asked = present[:count]
+            asked = asked + _absent(present, int(rng.integers(_LEAST_ABSENT, _MOST_GROUPS - len(asked) + 1)), rng)
         rng.shuffle(asked)
         groups = [
             [number for number, thing in enumerate(scene.objects) if CATEGORY_INDEX[thing.category.key] == category]
@@ -138,7 +143,7 @@ def _absent(present: list[int], count: int, rng: np.random.Generator) -> list[in
     others = [int(index) for index in rng.permutation(len(CATEGORIES)) if index not in present]
     families = {CATEGORIES[index].group for index in present}
     kin = [index for index in others if CATEGORIES[index].group in families]
-    return list(dict.fromkeys([*kin[: count // 2], *others]))[:count]
+    return list(dict.fromkeys([*kin[: (count + 1) // 2], *others]))[:count]
 
 
 def to_device(targets: DetectionTargets, device: torch.device) -> DetectionTargets:

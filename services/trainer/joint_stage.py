@@ -43,15 +43,16 @@ from services.trainer.stage import Stage, make_composer
 
 # Tasks whose answers route phrases, and how often the detector's sample is taken from each.
 _GROUNDING_TASKS = {
-    "fast_path": 0.26,
+    "fast_path": 0.18,
     "detect": 0.1,
-    "detect_several": 0.2,
-    "detect_absent": 0.03,
+    "detect_several": 0.14,
+    # A single category that may be absent is the hardest to judge: nothing beside it could be meant instead.
+    "detect_absent": 0.1,
     "refer": 0.14,
-    "count": 0.08,
-    "presence": 0.06,
+    "count": 0.1,
+    "presence": 0.14,
     "compare": 0.05,
-    "open": 0.08,
+    "open": 0.05,
 }
 # Detection losses are tens of times larger; without this weight they would drown the words in the shared layers.
 _LANGUAGE_WEIGHT = 4.0
