@@ -39,7 +39,7 @@ from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.conversations import TASK_WEIGHTS, Conversation, draw_conversation
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage, make_composer
+from services.trainer.stage import Stage, make_composer, save_parts
 
 # Tasks whose answers route phrases, and how often the detector's sample is taken from each.
 _GROUNDING_TASKS = {
@@ -167,7 +167,10 @@ class JointStage(Stage):
         return figures | self._evaluate_words(scenes)
 
     def export(self, folder: Path) -> None:
-        """A folder a service, ``mllm`` and ``detection``; the detector's scores are calibrated first."""
+        """A folder a service, ``mllm`` and ``detection``, with what a later run needs to go on from there.
+
+        The detector's scores are calibrated first.
+        """
         self.model.eval()
         composer = make_composer(self.recipe.data)
         scenes = [composer.compose(_CALIBRATION_SEED_START + number) for number in range(_CALIBRATION_SCENES)]
@@ -176,6 +179,8 @@ class JointStage(Stage):
         # Half precision on disk halves the repository's weights and costs no accuracy; services compute in float32.
         deepcopy(self.mllm).half().save(folder / "mllm", self.tokenizer)
         deepcopy(self.detector).half().save(folder / "detection")
+        save_parts(folder / "mllm", dense=self.dense)
+        save_parts(folder / "detection", table=self.table, dense=self.detector_dense)
 
     def _evaluate_words(self, scenes: Sequence[Scene]) -> dict[str, float]:
         return evaluate_words(

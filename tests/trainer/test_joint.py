@@ -107,6 +107,22 @@ def test_exported_folders_load_as_the_services_load_them(
     assert (tmp_path / "detection" / "model.safetensors").is_file()
 
 
+def test_a_later_run_goes_on_from_an_export(
+    joint: JointStage, sprite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.trainer.joint_stage._CALIBRATION_SCENES", 4)
+    joint.export(tmp_path)
+    start_from = {"mllm": tmp_path / "mllm", "detector": tmp_path / "detection"}
+
+    later = JointStage(recipe("joint", sprite_file).model_copy(update={"start_from": start_from}))
+
+    before, after = joint.model.state_dict(), later.model.state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        # Half precision on disk.
+        torch.testing.assert_close(after[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def test_the_stem_takes_over_the_detectors_backbone(joint: JointStage, sprite_file: Path) -> None:
     torch.manual_seed(1)
     chat = ChatStage(recipe("chat", sprite_file))
