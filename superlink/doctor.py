@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 
 from superlink.ports import explain_ports_in_use, ports_in_use
 from superlink.profile import Profile, WorkerSettings, superlink_home, weights_folder
@@ -76,10 +76,7 @@ def requirements_of(extra: str) -> list[Requirement]:
     """
     found: list[Requirement] = []
     for text in importlib.metadata.requires("superlink") or []:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:  # pragma: no cover - setuptools writes valid ones
-            continue
+        requirement = Requirement(text)
         marker = requirement.marker
         if marker is None or not marker.evaluate({"extra": extra}) or marker.evaluate({"extra": ""}):
             continue

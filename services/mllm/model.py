@@ -179,10 +179,6 @@ class Mllm(nn.Module):
         """Image features ``[tiles, tokens a tile, hidden]`` of tiles ``[tiles, 3, size, size]``."""
         return self.tower(pixels).features
 
-    def vision_grid(self, pixels: Tensor) -> Tensor:
-        """The tower's output before the pixel shuffle, ``[tiles, vision width, size / patch, size / patch]``."""
-        return self.tower(pixels).grid
-
     def embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
         """Input embeddings ``[batch, length, hidden]`` of ids ``[batch, length]``.
 

@@ -72,7 +72,8 @@ def fit_logistic(values: NDArray[np.float32], labels: NDArray[np.bool_]) -> tupl
 
     with torch.enable_grad():
         optimiser.step(loss)
-    return float(parameters[0]), float(parameters[1])
+    scale, bias = parameters.tolist()
+    return scale, bias
 
 
 @torch.no_grad()

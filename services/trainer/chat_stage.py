@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from services.mllm.config import MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
-from services.mllm.model import Mllm, language_loss
+from services.mllm.model import Mllm, TowerOutput, language_loss
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
 from services.trainer.alignment import alignment_term
-from services.trainer.dense_supervision import GROUND, DenseHead, word_term
+from services.trainer.dense_supervision import GROUND, DenseHead, category_map, word_term
 from services.trainer.detector_stage import CategoryTable
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import (
@@ -37,7 +38,8 @@ from services.trainer.mllm_samples import (
 )
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import TASK_WEIGHTS, all_texts, draw_conversation
+from services.trainer.scenes.conversations import TASK_WEIGHTS, draw_conversation
+from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, save_parts
 
@@ -85,7 +87,7 @@ class ChatStage(Stage):
     def prepare(self, scene: Scene, seed: int) -> ChatSample:
         """Sample conversations about a scene."""
         count = self.recipe.data.extra_conversations + 1
-        return prepare_chat(scene, seed, count, _TASKS, self.mllm.config, self.tokenizer)
+        return prepare_chat(scene, category_map(scene), seed, count, _TASKS, self.mllm.config, self.tokenizer)
 
     def collate(self, samples: Sequence[ChatSample]) -> ChatBatch:
         """See ``Stage``."""
@@ -97,11 +99,7 @@ class ChatStage(Stage):
         tower = self.mllm.tower(batch.tiles.to(device))
         words, states = language_term(self.mllm, batch.language, tower.features)
         cells = batch.cells.to(device)
-        terms = {
-            "language": words,
-            "dense": _DENSE_WEIGHT * self.dense(tower.grid, cells),
-            "word": _WORD_WEIGHT * word_term(self.mllm.logits(tower.features), cells, self.first_words.to(device)),
-        }
+        terms = {"language": words, **sight_terms(self.mllm, self.dense, tower, cells, self.first_words.to(device))}
         if self.table is not None:
             decoder = self.recipe.detector.name
             terms["alignment"] = alignment_term(self.mllm, decoder, batch.language, states, self.table.weight)
@@ -168,17 +166,18 @@ def copy_stem(detector: dict[str, Tensor], mllm: Mllm) -> None:
 
 def prepare_chat(
     scene: Scene,
+    shown: NDArray[np.int64],
     seed: int,
     count: int,
     tasks: Mapping[str, float],
     config: MllmConfig,
     tokenizer: MllmTokenizer,
 ) -> ChatSample:
-    """Sample ``count`` conversations about a scene, their tasks drawn by weight."""
+    """Sample ``count`` conversations about a scene, their tasks drawn by weight; ``shown`` is its ``category_map``."""
     rng = np.random.default_rng((seed, 3))
     conversations = [draw_conversation(scene, rng, tasks) for _ in range(count)]
     return ChatSample(
-        image=image_input(scene, config.tile_size, config.vision.patch_size),
+        image=image_input(scene, shown, config),
         conversations=tuple(
             render_conversation(conversation, tokenizer, 0, config.tokens_per_tile) for conversation in conversations
         ),
@@ -210,6 +209,14 @@ def language_term(mllm: Mllm, parts: Sequence[LanguageBatch], features: Tensor) 
         total, count = total + loss, count + float(supervised)
         states.append(hidden)
     return total / max(1.0, mean_over_ranks(count, device)), states
+
+
+def sight_terms(mllm: Mllm, dense: DenseHead, tower: TowerOutput, cells: Tensor, words: Tensor) -> dict[str, Tensor]:
+    """Dense supervision of the tower's grid and of the image tokens; ``words`` are the names' ``first_words``."""
+    return {
+        "dense": _DENSE_WEIGHT * dense(tower.grid, cells),
+        "word": _WORD_WEIGHT * word_term(mllm.logits(tower.features), cells, words),
+    }
 
 
 @torch.no_grad()

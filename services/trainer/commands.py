@@ -38,11 +38,7 @@ def train(
         for file in sorted(_RECIPES.glob("*.yaml")):
             typer.echo(f"{file.stem:20} {_first_comment(file)}")
         return
-    try:
-        plan = load_recipe(find_recipe(recipe))
-    except ConfigurationError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
+    plan = load_recipe(find_recipe(recipe))
     os.environ.setdefault("OMP_NUM_THREADS", str(plan.threads))
     figures = _run(plan, runs / plan.name, stop_after)
     if json_file:
@@ -69,7 +65,6 @@ def _run(recipe: Recipe, folder: Path, stop_after: int | None) -> dict[str, floa
     # torch reads the thread setting when it is imported, so it must not be imported before it is made.
     import torch
 
-    from services.mllm.model import WeightsError
     from services.trainer.checkpoint import CheckpointError
     from services.trainer.loop import train as run_loop
     from services.trainer.scenes.sprites import SpriteError
@@ -78,6 +73,6 @@ def _run(recipe: Recipe, folder: Path, stop_after: int | None) -> dict[str, floa
     torch.manual_seed(recipe.seed)
     try:
         return run_loop(recipe, make_stage(recipe), folder, stop_after)
-    except (SpriteError, CheckpointError, WeightsError, FileNotFoundError) as error:
+    except (SpriteError, CheckpointError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

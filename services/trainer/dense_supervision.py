@@ -20,8 +20,8 @@ from services.trainer.scenes.scene import Scene
 GROUND = len(CATEGORIES)
 # The ground fills most cells and is easy.
 _GROUND_WEIGHT = 0.2
-# Of the detector's maps that are supervised; the coarsest has too few cells.
-DETECTOR_STRIDES = (8, 16)
+# Of the detector's maps that are supervised, finest first; the coarsest has too few cells.
+_DETECTOR_STRIDES = (8, 16)
 
 
 class DenseHead(nn.Module):
@@ -40,23 +40,23 @@ class DenseHead(nn.Module):
         return loss
 
 
-def detector_cells(scene: Scene, image_side: int) -> tuple[torch.Tensor, ...]:
+def detector_cells(shown: NDArray[np.int64], image_side: int) -> tuple[Tensor, ...]:
     """What the detector's two finest maps should show, ``[side / stride, side / stride]`` int64 for each stride.
 
-    The detector scales the longer side of a scene to ``image_side`` and pads to a square.
+    ``shown`` is a scene's ``category_map``; the detector scales its longer side to ``image_side`` and pads to a square.
     """
-    shown = category_map(scene)
-    longer = max(scene.height, scene.width)
-    extent = (scene.height / longer, scene.width / longer)
+    height, width = shown.shape
+    extent = (height / max(height, width), width / max(height, width))
     return tuple(
         torch.from_numpy(sample_cells(shown, image_side // stride, image_side // stride, extent))
-        for stride in DETECTOR_STRIDES
+        for stride in _DETECTOR_STRIDES
     )
 
 
 def detector_dense_term(head: DenseHead, features: Sequence[Tensor], cells: Sequence[Tensor]) -> Tensor:
     """The head's mean cross-entropy over the maps that ``detector_cells`` describes; ``cells`` are batched."""
-    terms = [head(level, wanted.to(level.device)) for level, wanted in zip(features, cells, strict=False)]
+    finest = features[: len(cells)]
+    terms = [head(level, wanted.to(level.device)) for level, wanted in zip(finest, cells, strict=True)]
     return torch.stack(terms).mean()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
 from services.runtime.weights import load_weights
-from services.trainer.dense_supervision import DenseHead, detector_cells, detector_dense_term
+from services.trainer.dense_supervision import DenseHead, category_map, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.distributed import mean_over_ranks
@@ -66,14 +66,7 @@ class DetectorStage(Stage):
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.detector = Detector(recipe.detector)
-        self.table = CategoryTable(recipe.detector.link_width)
-        self.dense = DenseHead(recipe.detector.width)
-        if "detector" in recipe.start_from:
-            folder = recipe.start_from["detector"]
-            load_weights(self.detector, folder)
-            load_weights(self.table, folder / "training" / "table")
-            load_weights(self.dense, folder / "training" / "dense")
+        self.detector, self.table, self.dense = start_detector(recipe)
         self.model = nn.ModuleDict({"detector": self.detector, "table": self.table, "dense": self.dense})
 
     def prepare(self, scene: Scene, seed: int) -> _Sample:
@@ -97,7 +90,7 @@ class DetectorStage(Stage):
             pixels=self.detector.prepare(scene.image).pixels,
             categories=asked,
             targets=image_targets(scene, groups),
-            cells=detector_cells(scene, self.recipe.detector.image_side),
+            cells=detector_cells(category_map(scene), self.recipe.detector.image_side),
         )
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
@@ -136,6 +129,19 @@ class DetectorStage(Stage):
         """Detector weights as the service loads them; the table and the dense head beside them, for later stages."""
         self.detector.save(folder)
         save_parts(folder, table=self.table, dense=self.dense)
+
+
+def start_detector(recipe: Recipe) -> tuple[Detector, CategoryTable, DenseHead]:
+    """The detector of an earlier run with its table and its dense head, or new ones."""
+    detector = Detector(recipe.detector)
+    table = CategoryTable(recipe.detector.link_width)
+    dense = DenseHead(recipe.detector.width)
+    if "detector" in recipe.start_from:
+        folder = recipe.start_from["detector"]
+        load_weights(detector, folder)
+        load_weights(table, folder / "training" / "table")
+        load_weights(dense, folder / "training" / "dense")
+    return detector, table, dense
 
 
 def _absent(present: list[int], count: int, rng: np.random.Generator) -> list[int]:

@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.detection.model import Detector
 from services.detection.structures import DetectionTargets
 from services.mllm.conversation import fast_path
 from services.runtime.decoder import pad_links
-from services.runtime.weights import load_weights
 from services.trainer.alignment import alignment_term
 from services.trainer.calibration import calibrate
 from services.trainer.chat_stage import (
@@ -26,15 +24,16 @@ from services.trainer.chat_stage import (
     first_words,
     language_term,
     prepare_chat,
+    sight_terms,
     start_dense_head,
     start_mllm,
 )
-from services.trainer.dense_supervision import DenseHead, detector_cells, detector_dense_term, word_term
+from services.trainer.dense_supervision import category_map, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
-from services.trainer.detector_stage import CategoryTable, to_device
+from services.trainer.detector_stage import start_detector, to_device
 from services.trainer.distributed import mean_over_ranks
-from services.trainer.mllm_samples import image_input, render_conversation, split_by_length
+from services.trainer.mllm_samples import one_tile, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.conversations import TASK_WEIGHTS, Conversation, draw_conversation
@@ -56,7 +55,7 @@ _GROUNDING_TASKS = {
 }
 # Detection losses are tens of times larger; without this weight they would drown the words in the shared layers.
 _LANGUAGE_WEIGHT = 4.0
-_DENSE_WEIGHT = 0.5
+_DETECTOR_DENSE_WEIGHT = 0.5
 # Keeps the links of plain category names near the rows that the detector was started with.
 _ALIGNMENT_WEIGHT = 4.0
 # Scenes that calibrate the exported detector: apart from training, validation and the fixed evaluation set.
@@ -90,15 +89,8 @@ class JointStage(Stage):
         self.mllm, self.tokenizer = start_mllm(recipe)
         self.dense = start_dense_head(recipe, self.mllm)
         self.first_words = first_words(self.tokenizer)
-        self.detector = Detector(recipe.detector)
-        self.detector_dense = DenseHead(recipe.detector.width)
-        self.table = CategoryTable(recipe.detector.link_width)
+        self.detector, self.table, self.detector_dense = start_detector(recipe)
         self.table.requires_grad_(False)
-        if "detector" in recipe.start_from:
-            folder = recipe.start_from["detector"]
-            load_weights(self.detector, folder)
-            load_weights(self.table, folder / "training" / "table")
-            load_weights(self.detector_dense, folder / "training" / "dense")
         self.route = recipe.detector.route
         self.model = nn.ModuleDict(
             {
@@ -115,13 +107,14 @@ class JointStage(Stage):
         rng = np.random.default_rng((seed, 4))
         conversation = _grounding(scene, rng)
         config = self.mllm.config
+        shown = category_map(scene)
         count = self.recipe.data.extra_conversations
-        chat = prepare_chat(scene, seed, count, TASK_WEIGHTS, config, self.tokenizer)
+        chat = prepare_chat(scene, shown, seed, count, TASK_WEIGHTS, config, self.tokenizer)
         first = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
         return _Sample(
             chat=ChatSample(chat.image, (first, *chat.conversations)),
             pixels=self.detector.prepare(scene.image).pixels,
-            cells=detector_cells(scene, self.recipe.detector.image_side),
+            cells=detector_cells(shown, self.recipe.detector.image_side),
             targets=image_targets(scene, conversation.targets),
         )
 
@@ -145,16 +138,14 @@ class JointStage(Stage):
         padded, link_mask = pad_links(links)
         targets = to_device(batch.targets, device)
         targets = replace(targets, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), device)))
-        cells = batch.chat.cells.to(device)
         features = self.detector.encode(batch.pixels.to(device))
         outputs = self.detector(features, padded, link_mask, targets)
         return {
             "language": _LANGUAGE_WEIGHT * words,
             **self.detector.loss(outputs, targets),
             "alignment": _ALIGNMENT_WEIGHT * aligned,
-            "dense": _DENSE_WEIGHT * self.dense(tower.grid, cells),
-            "word": _DENSE_WEIGHT * word_term(self.mllm.logits(tower.features), cells, self.first_words.to(device)),
-            "detector_dense": _DENSE_WEIGHT * detector_dense_term(self.detector_dense, features, batch.cells),
+            **sight_terms(self.mllm, self.dense, tower, batch.chat.cells.to(device), self.first_words.to(device)),
+            "detector_dense": _DETECTOR_DENSE_WEIGHT * detector_dense_term(self.detector_dense, features, batch.cells),
         }
 
     @torch.no_grad()
@@ -207,10 +198,9 @@ class JointStage(Stage):
         conversation = Conversation("fast_path", "en", fast_path(self.route, phrases), ())
         config = self.mllm.config
         rendered = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
-        tiles = image_input(scene, config.tile_size, config.vision.patch_size).tiles
         device = self.table.weight.device
         part = split_by_length([rendered], 1, self.tokenizer.pad_id)[0]
-        features = self.mllm.encode_images(tiles.to(device)).flatten(0, 1)
+        features = self.mllm.encode_images(one_tile(scene, config).to(device)).flatten(0, 1)
         hidden = self.mllm(part.input_ids.to(device), part.attention_mask.to(device), features).hidden
         return self.mllm.links(hidden, part.groups, self.recipe.detector.name)[0]
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from services.mllm.config import MllmConfig
 from services.mllm.conversation import ImagePart, Rendered, RenderedGroup, render
 from services.mllm.tiling import cut_tiles
 from services.mllm.tokenizer import MllmTokenizer
-from services.trainer.dense_supervision import category_map, sample_cells
+from services.trainer.dense_supervision import sample_cells
 from services.trainer.scenes.conversations import Conversation
 from services.trainer.scenes.scene import Scene
 
@@ -38,19 +40,24 @@ class RenderedConversation:
     image: int
 
 
-def image_input(scene: Scene, tile_size: int, patch_size: int) -> ImageInput:
-    """Cut a scene into one tile, with the category of every patch."""
-    cells = tile_size // patch_size
+def image_input(scene: Scene, shown: NDArray[np.int64], config: MllmConfig) -> ImageInput:
+    """Cut a scene into one tile, with the category of every patch; ``shown`` is the scene's ``category_map``."""
+    cells = config.tile_size // config.vision.patch_size
     return ImageInput(
-        tiles=cut_tiles(Image.fromarray(scene.image), 1, tile_size),
-        cells=torch.from_numpy(sample_cells(category_map(scene), cells, cells, (1.0, 1.0))),
+        tiles=one_tile(scene, config),
+        cells=torch.from_numpy(sample_cells(shown, cells, cells, (1.0, 1.0))),
     )
+
+
+def one_tile(scene: Scene, config: MllmConfig) -> Tensor:
+    """A scene as a single tile: ``[1, 3, tile_size, tile_size]``."""
+    return cut_tiles(Image.fromarray(scene.image), 1, config.tile_size)
 
 
 def render_conversation(
     conversation: Conversation, tokenizer: MllmTokenizer, image: int, tokens_per_image: int
 ) -> RenderedConversation:
-    """Ids and labels of a whole conversation about scene ``image`` of the batch."""
+    """Ids and labels of a whole conversation about scene ``image`` of the batch; -1 where no features are taken."""
     shows_image = any(isinstance(part, ImagePart) for turn in conversation.turns for part in turn.parts)
     rendered = render(conversation.turns, tokenizer, [tokens_per_image] if shows_image else [], for_generation=False)
     return RenderedConversation(conversation.task, rendered, image if shows_image else -1)

@@ -18,7 +18,8 @@ from services.trainer.chat_stage import LANGUAGE_PARTS, language_term, phrases_r
 from services.trainer.mllm_samples import LanguageBatch, RenderedConversation, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.composer import Composer
-from services.trainer.scenes.conversations import draw_conversation, random_layout
+from services.trainer.scenes.conversations import draw_conversation
+from services.trainer.scenes.layouts import random_layout
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage
 
@@ -54,11 +55,9 @@ class WordsStage(Stage):
     def prepare(self, scene: Scene, seed: int) -> list[RenderedConversation]:
         """Sample conversations about a layout."""
         rng = np.random.default_rng((seed, 6))
-        conversations = [draw_conversation(scene, rng, _TASKS) for _ in range(self.recipe.data.extra_conversations + 1)]
         return [
-            RenderedConversation(conversation.task, rendered.rendered, -1)
-            for conversation in conversations
-            for rendered in [render_conversation(conversation, self.tokenizer, 0, tokens_per_image=0)]
+            render_conversation(draw_conversation(scene, rng, _TASKS), self.tokenizer, -1, tokens_per_image=0)
+            for _ in range(self.recipe.data.extra_conversations + 1)
         ]
 
     def collate(self, samples: Sequence[list[RenderedConversation]]) -> list[LanguageBatch]:

@@ -13,10 +13,11 @@ from services.trainer.scenes.conversations import (
     TASKS,
     Conversation,
     TaskError,
-    all_texts,
+    draw_conversation,
     expected_phrases,
     sample_conversation,
 )
+from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.referring import relation_target, superlative_target
 from services.trainer.scenes.scene import Scene, SceneObject
 
@@ -314,7 +315,7 @@ def test_an_empty_scene_allows_what_needs_nothing() -> None:
 
 
 def test_the_same_generator_gives_the_same_conversation() -> None:
-    first, second = (sample_conversation(SCENE, np.random.default_rng(5)) for _ in range(2))
+    first, second = (draw_conversation(SCENE, np.random.default_rng(5)) for _ in range(2))
     assert first == second
 
 
@@ -335,5 +336,5 @@ def test_a_conversation_costs_less_than_half_a_millisecond() -> None:
 def _seconds_for(rng: np.random.Generator, count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
-        sample_conversation(SCENE, rng)
+        draw_conversation(SCENE, rng)
     return time.perf_counter() - start

@@ -7,20 +7,18 @@ referring expression ("the leftmost dog"), or, in the fast path's own form "Dete
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from services.mllm.conversation import (
     ImagePart,
-    Observation,
     ObservedGroup,
     Part,
     RoutedPhrase,
     Text,
     Turn,
     fast_path,
-    observation_text,
 )
 from services.trainer.scenes import templates
 from services.trainer.scenes.answers import (
@@ -31,7 +29,6 @@ from services.trainer.scenes.answers import (
     presence_answer,
     routed_answer,
 )
-from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.choosing import absent, maybe_present, several
 from services.trainer.scenes.referring import choose_referring, leftmost_first, members
 from services.trainer.scenes.scene import Category, Scene, SceneObject
@@ -47,7 +44,7 @@ from services.trainer.scenes.wording import (
     vary,
 )
 
-# How often each task is drawn when none is asked for.
+# How often each task is drawn where no other weights are given.
 TASK_WEIGHTS: Mapping[str, float] = {
     "fast_path": 0.14,
     "detect": 0.10,
@@ -68,7 +65,6 @@ TASK_WEIGHTS: Mapping[str, float] = {
 TASKS = tuple(TASK_WEIGHTS)
 # What a conversation of two questions is made of.
 _FOLLOWED_TASKS = ("detect", "detect_several", "detect_absent", "refer", "count", "presence", "compare")
-_CUMULATIVE = np.cumsum(list(TASK_WEIGHTS.values())) / sum(TASK_WEIGHTS.values())
 
 # A comparison of sizes is only asked where one thing is clearly larger.
 _CLEARLY_LARGER = 1.6
@@ -95,31 +91,22 @@ class TaskError(ValueError):
 
 
 def sample_conversation(
-    scene: Scene,
-    rng: np.random.Generator,
-    task: str | None = None,
-    language: str | None = None,
-    noisy: bool = True,
+    scene: Scene, rng: np.random.Generator, task: str, language: str | None = None, noisy: bool = True
 ) -> Conversation:
-    """One conversation about ``scene``; without ``task`` or ``language`` they are drawn.
+    """One conversation of ``task`` about ``scene``; without ``language`` that is drawn.
 
     ``noisy`` disturbs half of the observations; answers always follow what the observation says. Raises TaskError when
-    ``task`` is given and the scene does not allow it, KeyError when it is unknown.
+    the scene does not allow the task, KeyError when it is unknown.
     """
-    language = language or pick(rng, LANGUAGES)
-    if task is not None:
-        conversation = _MAKERS[task](scene, language, rng, noisy)
-        if conversation is None:
-            raise TaskError(f"This scene allows no conversation of task {task!r}.")
-        return conversation
-    while True:
-        drawn = TASKS[int(np.searchsorted(_CUMULATIVE, rng.random(), side="right"))]
-        conversation = _MAKERS[drawn](scene, language, rng, noisy)
-        if conversation is not None:
-            return conversation
+    conversation = _MAKERS[task](scene, language or pick(rng, LANGUAGES), rng, noisy)
+    if conversation is None:
+        raise TaskError(f"This scene allows no conversation of task {task!r}.")
+    return conversation
 
 
-def draw_conversation(scene: Scene, rng: np.random.Generator, weights: Mapping[str, float]) -> Conversation:
+def draw_conversation(
+    scene: Scene, rng: np.random.Generator, weights: Mapping[str, float] = TASK_WEIGHTS
+) -> Conversation:
     """One conversation of a task drawn by ``weights``; what the scene does not allow is drawn again."""
     tasks, cumulative = tuple(weights), np.cumsum(list(weights.values()))
     while True:
@@ -130,33 +117,15 @@ def draw_conversation(scene: Scene, rng: np.random.Generator, weights: Mapping[s
             continue
 
 
-def expected_phrases(conversation: Conversation) -> tuple[str, ...]:
-    """The routed phrases in order."""
-    return tuple(part.phrase for part in _parts(conversation) if isinstance(part, RoutedPhrase))
-
-
-def all_texts(seed: int, count: int) -> Iterator[str]:
-    """``count`` texts as the tokenizer meets them: questions, answers, phrases and observations of random scenes."""
-    rng = np.random.default_rng(seed)
-    produced = 0
-    while produced < count:
-        for part in _parts(sample_conversation(random_layout(rng), rng)):
-            if isinstance(part, Text | RoutedPhrase | Observation):
-                yield _written(part)
-                produced += 1
-                if produced == count:
-                    return
-
-
-def _written(part: Text | RoutedPhrase | Observation) -> str:
-    if isinstance(part, Text):
-        return part.text
-    return part.phrase if isinstance(part, RoutedPhrase) else observation_text(part)
-
-
-def _parts(conversation: Conversation) -> Iterator[Part]:
+def parts_of(conversation: Conversation) -> Iterator[Part]:
+    """All that is said, shown and observed, in order."""
     for turn in conversation.turns:
         yield from turn.parts
+
+
+def expected_phrases(conversation: Conversation) -> tuple[str, ...]:
+    """The routed phrases in order."""
+    return tuple(part.phrase for part in parts_of(conversation) if isinstance(part, RoutedPhrase))
 
 
 def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
@@ -425,18 +394,3 @@ def _without_tools(questions: Templates, category: Category, language: str, rng:
 def _box_area(item: SceneObject) -> float:
     x1, y1, x2, y2 = item.box
     return (x2 - x1) * (y2 - y1)
-
-
-_BLANK = Scene(np.zeros((256, 256, 3), dtype=np.uint8), (), "", 0)
-_ONE_PIXEL = np.ones((1, 1), dtype=np.bool_)
-
-
-def random_layout(rng: np.random.Generator) -> Scene:
-    """A scene without art: words need no pixels."""
-    kinds = [pick(rng, CATEGORIES) for _ in range(1 + int(rng.random() * 4))]
-    objects = []
-    for _ in range(1 + int(rng.random() * 8)):
-        x1, y1, width, height = (rng.random(4) * (180, 180, 60, 60) + (0, 0, 15, 15)).tolist()
-        box = (x1, y1, x1 + width, y1 + height)
-        objects.append(SceneObject(pick(rng, kinds), box, _ONE_PIXEL, int(width * height)))
-    return replace(_BLANK, objects=tuple(objects))
