@@ -14,10 +14,12 @@ from torch.nn import functional
 from services.detection.boxes import suppress_duplicates, to_corners
 from services.detection.configuration import Calibration
 from services.detection.model import Detector
-from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
+from services.trainer.scenes.categories import CATEGORY_INDEX
+from services.trainer.scenes.choosing import absent
 from services.trainer.scenes.scene import Scene
 
-# Categories that are asked for although they are absent, a scene; as many as are present on average.
+# Categories that are asked for although they are absent, a scene; as many as are present on average. Half are kin of
+# something that is there, as in training and in questions.
 _ABSENT = 2
 # Candidates below this logit never decide anything.
 _LEAST_LOGIT = -6.0
@@ -25,7 +27,7 @@ _MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """What the detector said about one category of one scene."""
 
     # [queries] logits, highest first, and whether each candidate is a new right one.
@@ -38,18 +40,20 @@ class _Answer:
 def calibrate(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> None:
     """Fit both calibrations of ``detector`` on scenes and store them in its configuration.
 
-    Detection: the slope is that of a logistic fit of "is a right box" on the logit; the offset puts 0.5 where most
-    categories are counted exactly. Presence: a logistic fit of "is there at all" on the best logit.
+    Presence: a logistic fit of "is there at all" on the best logit. Detection: the slope is that of a logistic fit of
+    "is a right box" on the logit; the offset puts 0.5 where most categories are counted exactly, among those that are
+    called present, since the others are reported without boxes.
     """
-    answers = _ask(detector, links_of, scenes)
-    logits = np.concatenate([answer.logits for answer in answers])
-    right = np.concatenate([answer.right for answer in answers])
-    scale, _ = fit_logistic(logits, right)
-    candidates = np.linspace(-3.0, 2.0, 101)
-    exact = [np.mean([(answer.logits >= limit).sum() == answer.count for answer in answers]) for limit in candidates]
-    limit = float(np.mean(candidates[np.flatnonzero(np.isclose(exact, max(exact)))]))
+    answers = ask(detector, links_of, scenes)
     best = np.array([answer.logits[0] for answer in answers])
     presence_scale, presence_bias = fit_logistic(best, np.array([answer.count > 0 for answer in answers]))
+    scale, _ = fit_logistic(
+        np.concatenate([answer.logits for answer in answers]), np.concatenate([answer.right for answer in answers])
+    )
+    found = [answer for answer in answers if presence_scale * answer.logits[0] + presence_bias >= 0] or answers
+    candidates = np.linspace(-3.0, 2.0, 101)
+    exact = [np.mean([(answer.logits >= limit).sum() == answer.count for answer in found]) for limit in candidates]
+    limit = float(np.mean(candidates[np.flatnonzero(np.isclose(exact, max(exact)))]))
     detector.config = detector.config.model_copy(
         update={
             "detection_calibration": Calibration(scale=scale, bias=-scale * limit),
@@ -77,16 +81,16 @@ def fit_logistic(values: NDArray[np.float32], labels: NDArray[np.bool_]) -> tupl
 
 
 @torch.no_grad()
-def _ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> list[_Answer]:
+def ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> list[Answer]:
+    """What ``detector`` says about every category of every scene, and about some absent ones."""
     detector.eval()
     answers = []
     device = detector.logit_bias.device
     for scene in scenes:
         rng = np.random.default_rng((scene.seed, 5))
         present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
-        absent = [int(index) for index in rng.permutation(len(CATEGORIES)) if index not in present][:_ABSENT]
         # Half of the scenes are asked one category at a time, as questions of presence and number ask.
-        together = present + absent
+        together = present + [CATEGORY_INDEX[absent(scene, rng).key] for _ in range(_ABSENT)]
         features = detector.encode(detector.prepare(scene.image).pixels[None].to(device))
         for asked in [together] if scene.seed % 2 else [[category] for category in together]:
             links = links_of(scene, asked)[None]
@@ -101,7 +105,7 @@ def _ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], sce
     return answers
 
 
-def _judge(logits: Tensor, boxes: Tensor, truths: Tensor) -> _Answer:
+def _judge(logits: Tensor, boxes: Tensor, truths: Tensor) -> Answer:
     """Match candidates to true boxes, best first; each true box is found once."""
     order = logits.argsort(descending=True)
     order = order[: max(1, int((logits[order] > _LEAST_LOGIT).sum()))]
@@ -113,7 +117,7 @@ def _judge(logits: Tensor, boxes: Tensor, truths: Tensor) -> _Answer:
         if hit:
             free.pop(int(np.argmax(overlaps)))
         right.append(hit)
-    return _Answer(logits[order].cpu().numpy(), np.array(right), truths.shape[0])
+    return Answer(logits[order].cpu().numpy(), np.array(right), truths.shape[0])
 
 
 def _iou(first: Tensor, second: Tensor) -> float:

@@ -60,7 +60,7 @@ _DETECTOR_DENSE_WEIGHT = 0.5
 _ALIGNMENT_WEIGHT = 4.0
 # Scenes that calibrate the exported detector: apart from training, validation and the fixed evaluation set.
 _CALIBRATION_SEED_START = 3_000_000_000
-_CALIBRATION_SCENES = 400
+_CALIBRATION_SCENES = 600
 
 
 @dataclass(frozen=True)

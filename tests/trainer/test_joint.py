@@ -8,8 +8,8 @@ import torch
 
 from services.detection.configuration import DetectorConfig
 from services.mllm.model import Mllm
+from services.trainer import calibration
 from services.trainer.alignment import alignment_term, category_of
-from services.trainer.calibration import fit_logistic
 from services.trainer.chat_stage import ChatStage, copy_stem, language_term
 from services.trainer.dense_supervision import GROUND, word_term
 from services.trainer.detection_evaluation import coco_average_precision
@@ -170,10 +170,28 @@ def test_a_logistic_fit_recovers_its_parameters() -> None:
     values = rng.normal(0, 2, 20_000).astype(np.float32)
     labels = rng.uniform(size=20_000) < 1 / (1 + np.exp(-(1.5 * values - 0.7)))
 
-    scale, bias = fit_logistic(values, labels)
+    scale, bias = calibration.fit_logistic(values, labels)
 
     assert scale == pytest.approx(1.5, abs=0.08)
     assert bias == pytest.approx(-0.7, abs=0.08)
+
+
+def test_what_is_not_there_at_all_does_not_decide_how_boxes_are_counted(
+    joint: JointStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Look-alikes of absent things reach 0 to 0.5. Of what is there the best box has 1 or more, the others -0.5 or more.
+    rng = np.random.default_rng(0)
+    answers = [calibration.Answer(rng.uniform(0, 0.5, 1), np.array([False]), 0) for _ in range(200)]
+    for _ in range(200):
+        logits = np.array([rng.uniform(1, 2), *rng.uniform(-0.5, 1, 2), *rng.uniform(-2, -1, 3)])
+        answers.append(calibration.Answer(logits, logits > -0.75, 3))
+    monkeypatch.setattr(calibration, "ask", lambda *_: answers)
+
+    calibration.calibrate(joint.detector, joint._fast_path_links, [])
+
+    boxes, presence = joint.detector.config.detection_calibration, joint.detector.config.presence_calibration
+    assert -1 <= -boxes.bias / boxes.scale <= -0.5
+    assert 0.5 <= -presence.bias / presence.scale <= 1
 
 
 def test_average_precision_has_its_known_values() -> None:
