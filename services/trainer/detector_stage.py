@@ -23,11 +23,13 @@ from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
+from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.wording import pick
 from services.trainer.stage import Stage, save_parts
 
 # Many absent categories beside the few present ones, so that look-alikes are told apart.
-_MOST_GROUPS = 14
+_MOST_GROUPS = 40
 _LEAST_ABSENT = 4
 # Share of scenes that are asked about one category only, where no other phrase could be meant instead.
 _SINGLE = 0.25
@@ -72,20 +74,8 @@ class DetectorStage(Stage):
     def prepare(self, scene: Scene, seed: int) -> _Sample:
         """Ask for some of the present categories and some absent ones, in random order."""
         rng = np.random.default_rng((seed, 1))
-        present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
-        rng.shuffle(present)
-        draw = rng.uniform()
-        if draw < _SINGLE:
-            asked = present[:1] if present and rng.uniform() < 0.5 else _absent(present, 1, rng)
-        else:
-            count = len(present) if draw < 0.6 else rng.integers(1, len(present) + 1) if draw < 0.95 else 0
-            asked = present[:count]
-            asked = asked + _absent(present, int(rng.integers(_LEAST_ABSENT, _MOST_GROUPS - len(asked) + 1)), rng)
-        rng.shuffle(asked)
-        groups = [
-            [number for number, thing in enumerate(scene.objects) if CATEGORY_INDEX[thing.category.key] == category]
-            for category in asked
-        ]
+        asked = _single(scene, rng) if rng.uniform() < _SINGLE else draw_categories(scene, rng)
+        groups = [members(scene, CATEGORIES[category]) for category in asked]
         return _Sample(
             pixels=self.detector.prepare(scene.image).pixels,
             categories=asked,
@@ -142,6 +132,25 @@ def start_detector(recipe: Recipe) -> tuple[Detector, CategoryTable, DenseHead]:
         load_weights(table, folder / "training" / "table")
         load_weights(dense, folder / "training" / "dense")
     return detector, table, dense
+
+
+def draw_categories(scene: Scene, rng: np.random.Generator) -> list[int]:
+    """Indices of all, some or none of the present categories and of many absent ones, in random order."""
+    present = _present(scene)
+    rng.shuffle(present)
+    asked = present if rng.uniform() < 0.5 else present[: int(rng.integers(0, len(present) + 1))]
+    asked = asked + _absent(present, int(rng.integers(_LEAST_ABSENT, _MOST_GROUPS - len(asked) + 1)), rng)
+    rng.shuffle(asked)
+    return asked
+
+
+def _single(scene: Scene, rng: np.random.Generator) -> list[int]:
+    present = _present(scene)
+    return [pick(rng, present)] if present and rng.uniform() < 0.5 else _absent(present, 1, rng)
+
+
+def _present(scene: Scene) -> list[int]:
+    return sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
 
 
 def _absent(present: list[int], count: int, rng: np.random.Generator) -> list[int]:

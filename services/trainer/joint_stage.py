@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from services.detection.structures import DetectionTargets
 from services.mllm.conversation import fast_path
 from services.runtime.decoder import pad_links
-from services.trainer.alignment import alignment_term
+from services.trainer.alignment import alignment_term, category_of
 from services.trainer.calibration import calibrate
 from services.trainer.chat_stage import (
     ChatBatch,
@@ -31,12 +31,18 @@ from services.trainer.chat_stage import (
 from services.trainer.dense_supervision import category_map, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
-from services.trainer.detector_stage import start_detector, to_device
+from services.trainer.detector_stage import draw_categories, start_detector, to_device
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import one_tile, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import TASK_WEIGHTS, Conversation, draw_conversation
+from services.trainer.scenes.conversations import (
+    TASK_WEIGHTS,
+    Conversation,
+    draw_conversation,
+    expected_phrases,
+)
+from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, make_composer, save_parts
 
@@ -63,10 +69,17 @@ _CALIBRATION_SEED_START = 3_000_000_000
 _CALIBRATION_SCENES = 600
 
 
+# Share of scenes whose conversation's links stand alone; beside the others the detector is asked for further categories
+# by the rows of its table, since a conversation names too few to tell look-alikes apart.
+_ALONE = 0.5
+
+
 @dataclass(frozen=True)
 class _Sample:
     chat: ChatSample
     pixels: Tensor
+    # Category index of each group that follows those of the conversation.
+    beside: list[int]
     cells: tuple[Tensor, ...]
     targets: tuple[Tensor, Tensor]
 
@@ -75,6 +88,7 @@ class _Sample:
 class _Batch:
     chat: ChatBatch
     pixels: Tensor
+    beside: list[list[int]]
     cells: tuple[Tensor, ...]
     targets: DetectionTargets
     # Conversations of each scene; the first is the detector's.
@@ -106,6 +120,8 @@ class JointStage(Stage):
         """One grounding conversation for the detector and further ones for the MLLM."""
         rng = np.random.default_rng((seed, 4))
         conversation = _grounding(scene, rng)
+        beside = _beside(scene, conversation, rng)
+        groups = [*conversation.targets, *(members(scene, CATEGORIES[category]) for category in beside)]
         config = self.mllm.config
         shown = category_map(scene)
         count = self.recipe.data.extra_conversations
@@ -114,8 +130,9 @@ class JointStage(Stage):
         return _Sample(
             chat=ChatSample(chat.image, (first, *chat.conversations)),
             pixels=self.detector.prepare(scene.image).pixels,
+            beside=beside,
             cells=detector_cells(shown, self.recipe.detector.image_side),
-            targets=image_targets(scene, conversation.targets),
+            targets=image_targets(scene, groups),
         )
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
@@ -123,6 +140,7 @@ class JointStage(Stage):
         return _Batch(
             chat=collate_chat([sample.chat for sample in samples], self.tokenizer.pad_id),
             pixels=torch.stack([sample.pixels for sample in samples]),
+            beside=[sample.beside for sample in samples],
             cells=tuple(torch.stack(level) for level in zip(*(sample.cells for sample in samples), strict=True)),
             targets=pad_targets([sample.targets for sample in samples]),
             conversations=len(samples[0].chat.conversations),
@@ -182,14 +200,14 @@ class JointStage(Stage):
         )
 
     def _links(self, batch: _Batch, states: Sequence[Tensor]) -> list[Tensor]:
-        """Link embeddings of every scene's first conversation, in the order of the scenes."""
+        """Link embeddings of every scene's first conversation and the rows beside them, in the order of the scenes."""
         links: list[Tensor | None] = [None] * batch.pixels.shape[0]
         for part, hidden in zip(batch.chat.language, states, strict=True):
             projected = self.mllm.links(hidden, part.groups, self.recipe.detector.name)
             for place, link in zip(part.order, projected, strict=True):
                 scene, number = divmod(place, batch.conversations)
                 if number == 0:
-                    links[scene] = link
+                    links[scene] = torch.cat([link, self.table.weight[batch.beside[scene]]])
         return [link for link in links if link is not None]
 
     def _fast_path_links(self, scene: Scene, categories: list[int]) -> Tensor:
@@ -211,3 +229,11 @@ def _grounding(scene: Scene, rng: np.random.Generator) -> Conversation:
         conversation = draw_conversation(scene, rng, _GROUNDING_TASKS)
         if conversation.targets:
             return conversation
+
+
+def _beside(scene: Scene, conversation: Conversation, rng: np.random.Generator) -> list[int]:
+    """Categories that the conversation does not name; for a share of conversations none."""
+    if rng.random() < _ALONE:
+        return []
+    named = {category_of(phrase) for phrase in expected_phrases(conversation)}
+    return [category for category in draw_categories(scene, rng) if category not in named]

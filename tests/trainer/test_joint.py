@@ -16,8 +16,9 @@ from services.trainer.detection_evaluation import coco_average_precision
 from services.trainer.joint_stage import JointStage
 from services.trainer.loop import freeze
 from services.trainer.recipe import Data, Recipe, Schedule
-from services.trainer.scenes.categories import CATEGORY_INDEX
+from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
+from services.trainer.scenes.referring import members
 from services.trainer.words_stage import WordsStage
 from superlink.configuration import ConfigurationError
 
@@ -92,6 +93,22 @@ def test_every_scene_keeps_its_own_links_when_conversations_are_sorted_by_length
         links = joint._links(together, states)
 
     assert [link.shape[0] for link in links] == [sample.targets[1].shape[1] for sample in samples]
+    for link, sample in zip(links, samples, strict=True):
+        assert torch.equal(link[len(link) - len(sample.beside) :], joint.table.weight[sample.beside])
+    assert any(sample.beside for sample in samples)
+    assert not all(sample.beside for sample in samples)
+
+
+def test_the_detector_is_asked_for_nothing_twice(joint: JointStage, composer: Composer) -> None:
+    for seed in range(40):
+        scene = composer.compose(seed)
+        sample = joint.prepare(scene, seed)
+        named = [category_of(group.phrase) for group in sample.chat.conversations[0].rendered.groups]
+        asked = [category for category in named if category >= 0] + sample.beside
+        assert len(asked) == len(set(asked))
+        for place, category in enumerate(sample.beside, start=len(named)):
+            boxes = sample.targets[1][:, place].sum() if len(sample.targets[1]) else 0
+            assert boxes == len(members(scene, CATEGORIES[category]))
 
 
 def test_exported_folders_load_as_the_services_load_them(
