@@ -54,6 +54,8 @@ class MllmConfig(Section):
     image_token_id: int
     link_token_id: int
     route_token_ids: dict[str, int]
+    # Read what users write in capitals only as if they had not: to a small model these would be words of their own.
+    fold_capitals: bool = False
     # Side of a tile in pixels.
     tile_size: PositiveInt = 160
     downsample_ratio: PositiveFloat = 0.5

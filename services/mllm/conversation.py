@@ -149,6 +149,11 @@ def fast_path(route: str, phrases: Sequence[str]) -> tuple[Turn, Turn]:
     return Turn("user", (ImagePart(0), Text(question))), Turn("assistant", tuple(parts))
 
 
+def fold_capitals(text: str) -> str:
+    """In lower case what is written in capitals only ("FIND THE DOGS"); anything else as it is."""
+    return text.lower() if text.isupper() else text
+
+
 def observation_text(observation: Observation) -> str:
     """The compact text that the model reads: one line a group, ``dog: 2 (12,40,200,310 0.98) (…)``."""
     return "\n".join(_group_text(group) for group in observation.groups)

@@ -17,6 +17,7 @@ from services.mllm.conversation import (
     RoutedPhrase,
     Text,
     Turn,
+    fold_capitals,
 )
 from services.mllm.sampling import Sampling
 from services.runtime.tensors import tensor_to_message
@@ -37,8 +38,12 @@ _FINISH_REASONS = {
 }
 
 
-def turns_of(messages: Sequence[mllm_pb2.Message]) -> tuple[list[Turn], list[types_pb2.Image]]:
+def turns_of(
+    messages: Sequence[mllm_pb2.Message], folds_capitals: bool = False
+) -> tuple[list[Turn], list[types_pb2.Image]]:
     """The turns of ``messages``, and their images in reading order.
+
+    ``folds_capitals``: of the model's configuration; holds for what users say.
 
     Raises SuperlinkError: ``empty_prompt`` when nobody says anything, ``invalid_message`` for a message without a role
     or a part without content.
@@ -51,7 +56,8 @@ def turns_of(messages: Sequence[mllm_pb2.Message]) -> tuple[list[Turn], list[typ
             raise invalid_argument(
                 "invalid_message", f"Message {number} has no role. Roles are system, user and assistant."
             )
-        turns.append(Turn(role, tuple(_part(part, number, images) for part in message.parts)))
+        folds = folds_capitals and role == "user"
+        turns.append(Turn(role, tuple(_part(part, number, images, folds) for part in message.parts)))
     if not any(turn.role == "user" for turn in turns):
         raise invalid_argument("empty_prompt", "The conversation has no user message. Say what you want to know.")
     asked = [turn for turn in turns if turn.role == "user"][-1]
@@ -121,10 +127,10 @@ def describe_message(config: MllmConfig, max_images: int, limits: ImageLimits) -
     )
 
 
-def _part(part: mllm_pb2.Part, message: int, images: list[types_pb2.Image]) -> Part:
+def _part(part: mllm_pb2.Part, message: int, images: list[types_pb2.Image], folds_capitals: bool) -> Part:
     kind = part.WhichOneof("part")
     if kind == "text":
-        return Text(part.text)
+        return Text(fold_capitals(part.text) if folds_capitals else part.text)
     if kind == "image":
         images.append(part.image)
         return ImagePart(len(images) - 1)

@@ -11,7 +11,16 @@ from PIL import Image
 
 from services.mllm.batch import FinishEvent, GroupEvent, TextEvent
 from services.mllm.config import MllmConfig
-from services.mllm.conversation import ConversationError, ImagePart, Rendered, Text, Turn, fast_path, render
+from services.mllm.conversation import (
+    ConversationError,
+    ImagePart,
+    Rendered,
+    Text,
+    Turn,
+    fast_path,
+    fold_capitals,
+    render,
+)
 from services.mllm.engine import Engine
 from services.mllm.jobs import ImageInput, Times
 from services.mllm.messages import (
@@ -96,7 +105,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
     ) -> AsyncIterator[mllm_pb2.GenerateEvent]:
         """Stream the model's own answer."""
         began = time.monotonic()
-        turns, images = turns_of(request.messages)
+        turns, images = turns_of(request.messages, self._config.fold_capitals)
         sampling = sampling_of(request.sampling, self._settings.max_new_tokens)
         with self._engine.admission():
             inputs = await self._prepare(images)
@@ -127,6 +136,8 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         phrases = [" ".join(phrase.split()) for phrase in request.phrases]
         if not phrases or not all(phrases):
             raise invalid_argument("empty_phrase", "Name at least one thing to look for, and leave none empty.")
+        if self._config.fold_capitals:
+            phrases = [fold_capitals(phrase) for phrase in phrases]
         with self._engine.admission():
             inputs = await self._prepare([request.image])
             rendered = self._render(fast_path(request.route, phrases), inputs, for_generation=False)

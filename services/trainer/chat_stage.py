@@ -131,7 +131,8 @@ def start_mllm(recipe: Recipe) -> tuple[Mllm, MllmTokenizer]:
         mllm, tokenizer = Mllm.load(recipe.start_from["mllm"])
     else:
         tokenizer = MllmTokenizer.train(all_texts(recipe.seed, _TOKENIZER_TEXTS), _VOCABULARY)
-        mllm = Mllm(MllmConfig.for_tokenizer(tokenizer, adapter_version=recipe.detector.adapter_version))
+        adapter_version = recipe.detector.adapter_version
+        mllm = Mllm(MllmConfig.for_tokenizer(tokenizer, adapter_version=adapter_version, fold_capitals=True))
     if "stem" in recipe.start_from:
         copy_stem(load_file(recipe.start_from["stem"] / "model.safetensors"), mllm)
     return mllm, tokenizer

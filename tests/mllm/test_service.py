@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import signal
@@ -18,6 +19,7 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
+from small_mllm import build_model
 
 from services.mllm.model import Mllm
 from services.mllm.service import MllmService
@@ -90,8 +92,8 @@ class Worker:
         return from_rpc_error(caught.value, "mllm")
 
 
-@pytest.fixture
-async def worker(weights: Path) -> AsyncIterator[Worker]:
+@contextlib.asynccontextmanager
+async def running(weights: Path) -> AsyncIterator[Worker]:
     metrics = WorkerMetrics("mllm")
     service = MllmService(make_profile(weights), metrics)
     server = GrpcServer("mllm", "127.0.0.1:0", drain_timeout_s=5)
@@ -105,6 +107,12 @@ async def worker(weights: Path) -> AsyncIterator[Worker]:
     await service.close()
 
 
+@pytest.fixture
+async def worker(weights: Path) -> AsyncIterator[Worker]:
+    async with running(weights) as started:
+        yield started
+
+
 async def test_it_describes_its_routes_and_limits(worker: Worker) -> None:
     described = await worker.stub.Describe(mllm_pb2.DescribeMllmRequest())
     assert described.name == "superlink-tiny"
@@ -115,6 +123,26 @@ async def test_it_describes_its_routes_and_limits(worker: Worker) -> None:
         ("[GEN]", "diffusion", 6, 20),
     ]
     assert {route.adapter_version for route in described.routes} == {"tiny-1"}
+
+
+@pytest.mark.parametrize("folds", [True, False])
+async def test_capitals_read_like_small_letters_where_the_model_says_so(
+    tokenizer: MllmTokenizer, folds: bool, tmp_path: Path
+) -> None:
+    build_model(tokenizer, fold_capitals=folds).save(tmp_path, tokenizer)
+    links, answers = [], []
+    async with running(tmp_path) as worker:
+        for phrase in ("DOG", "dog"):
+            request = mllm_pb2.LinkRequest(route="[DET]", phrases=[phrase], image=picture())
+            linked = await worker.stub.Link(request)
+            assert linked.groups[0].phrase == phrase
+            links.append(linked.groups[0].embedding.data)
+        for text in ("FIND THE DOG.", "find the dog."):
+            events = await worker.events(question(text))
+            answers.append([event.usage.prompt_tokens for event in events if event.HasField("usage")])
+
+    assert (links[0] == links[1]) == folds
+    assert (answers[0] == answers[1]) == folds
 
 
 async def test_an_answer_streams_and_ends_with_usage_and_reason(worker: Worker) -> None:

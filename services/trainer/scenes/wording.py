@@ -109,7 +109,7 @@ def vary(question: str, language: str, rng: np.random.Generator) -> str:
     chance = rng.random()
     if chance < 0.15:
         question = question.lower()
-    elif chance < 0.23:
+    elif chance < 0.165:
         question = question.upper()
     elif chance < 0.3:
         question = question[0].upper() + question[1:]
