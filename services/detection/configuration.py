@@ -43,6 +43,6 @@ class DetectorConfig(Section):
     # Probability from which a detection is reported when the request names no threshold.
     score_threshold: float = Field(default=0.5, ge=0, le=1)
     # Two boxes of one group that overlap by more than this are one thing found twice.
-    duplicate_iou: float = Field(default=0.7, ge=0, le=1)
+    duplicate_iou: float = Field(default=0.5, ge=0, le=1)
     # Probability from which a group counts as found.
     presence_threshold: float = Field(default=0.5, ge=0, le=1)
