@@ -188,6 +188,31 @@ def show_scenes_command(
     output.print(f"Wrote {out}")
 
 
+@scenes.command("figures")
+def show_figures_command(
+    out: Annotated[Path, typer.Option(help="Where to write the PNG.")] = Path("figures.png"),
+    kind: Annotated[
+        list[str] | None, typer.Option(help="person or deer; repeat for several. Default: all, by turns.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=400, help="How many figures.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same figures.")] = 0,
+    columns: Annotated[int, typer.Option(min=1, help="Figures in a row.")] = 8,
+) -> None:
+    """Draw articulated figures with their keypoints on one sheet: left red, right blue, hidden ones small.
+
+    Example: superlink scenes figures --kind deer --count 16 --out deer.png
+    """
+    from services.evaluation.figure_sheet import figure_sheet
+    from services.trainer.scenes.skeletons import SKELETONS
+
+    known = {skeleton.key: skeleton for skeleton in SKELETONS}
+    unknown = sorted(set(kind or ()) - set(known))
+    if unknown:
+        fail(f"No kind {', '.join(unknown)}. There are: {', '.join(sorted(known))}.")
+    figure_sheet([known[name] for name in kind or known], count, seed, columns).save(out)
+    output.print(f"Wrote {out}")
+
+
 @contextmanager
 def _gateway(url: str | None, profile: str, settings: list[str] | None) -> Iterator[str]:
     """The address of the gateway to ask: ``url``, or a stack that lives as long as the block."""

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image, ImageDraw, ImageFont
 
 from services.evaluation.scenes_set import SceneSet
 from superlink.drawing import COLOURS
 
-_CELL = 240
+CELL = 240
 _MARGIN = 6
 
 
 def contact_sheet(scene_set: SceneSet, columns: int, limit: int) -> Image.Image:
     """The first ``limit`` images, ``columns`` in a row, each scaled to a cell of 240 pixels."""
-    images = list(scene_set.images.values())[:limit]
-    rows = -(-len(images) // columns)
-    step = _CELL + _MARGIN
-    sheet = Image.new("RGB", (columns * step + _MARGIN, max(1, rows) * step + _MARGIN), "#202020")
     font = ImageFont.load_default(11)
-    for number, image in enumerate(images):
+    return tile_cells([_cell(scene_set, image.id, font) for image in list(scene_set.images.values())[:limit]], columns)
+
+
+def tile_cells(cells: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of at most 240 pixels a side, ``columns`` in a row."""
+    rows = -(-len(cells) // columns)
+    step = CELL + _MARGIN
+    sheet = Image.new("RGB", (columns * step + _MARGIN, max(1, rows) * step + _MARGIN), "#202020")
+    for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
-        sheet.paste(_cell(scene_set, image.id, font), (_MARGIN + column * step, _MARGIN + row * step))
+        sheet.paste(cell, (_MARGIN + column * step, _MARGIN + row * step))
     return sheet
 
 
 def _cell(scene_set: SceneSet, image_id: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
     with Image.open(scene_set.image_file(image_id)) as opened:
         picture = opened.convert("RGB")
-    scale = _CELL / max(picture.size)
+    scale = CELL / max(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
     draw = ImageDraw.Draw(picture)
     for annotation in scene_set.annotations_of(image_id):

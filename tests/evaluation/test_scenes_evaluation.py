@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from services.evaluation.commands import bench, evaluate, scenes
@@ -128,3 +129,16 @@ def test_the_show_command_writes_a_picture(scene_set: SceneSet, tmp_path: Path) 
     result = CliRunner().invoke(application(), ["scenes", "show", str(scene_set.folder), "--out", str(sheet)])
     assert result.exit_code == 0, result.output
     assert sheet.stat().st_size > 1000
+
+
+def test_the_figures_command_draws_the_kinds_that_were_asked_for(tmp_path: Path) -> None:
+    sheet = tmp_path / "figures.png"
+    command = ["scenes", "figures", "--kind", "deer", "--count", "4", "--columns", "2", "--out", str(sheet)]
+    result = CliRunner().invoke(application(), command)
+    assert result.exit_code == 0, result.output
+    with Image.open(sheet) as picture:
+        assert picture.width == picture.height
+        assert len(picture.getcolors(1_000_000) or ()) > 20
+    result = CliRunner().invoke(application(), ["scenes", "figures", "--kind", "dear", "--out", str(sheet)])
+    assert result.exit_code == 1
+    assert "No kind dear. There are: deer, person." in result.output
