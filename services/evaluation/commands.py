@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -125,12 +127,9 @@ def make_scenes_command(
     # Composing needs the trainer's packages, evaluating does not.
     from services.evaluation.scenes_making import make_scene_set
     from services.trainer.scenes.composer import EVALUATION_SEED_START, Composer, ComposerOptions
-    from services.trainer.scenes.sprites import TRAINING_STYLES, SpriteError, load_sprites
+    from services.trainer.scenes.sprites import TRAINING_STYLES
 
-    try:
-        art = load_sprites(sprites)
-    except SpriteError as error:
-        fail(str(error))
+    art = _art(sprites)
     unknown = sorted(set(style or ()) - set(art))
     if unknown:
         fail(f"No style {', '.join(unknown)}. There are: {', '.join(sorted(art))}.")
@@ -213,6 +212,24 @@ def show_figures_command(
     output.print(f"Wrote {out}")
 
 
+@scenes.command("edits")
+def show_edits_command(
+    out: Annotated[Path, typer.Option(help="Where to write the PNG.")] = Path("edits.png"),
+    count: Annotated[int, typer.Option(min=1, max=200, help="How many edits.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same edits.")] = 0,
+    sprites: Annotated[Path | None, typer.Option(help="File made by `make sprites`.", show_default="sprites/")] = None,
+) -> None:
+    """Draw edit pairs on one sheet: an instruction, the scene before and exactly what it should be afterwards.
+
+    Example: superlink scenes edits --count 20 --out edits.png
+    """
+    from services.evaluation.edit_sheet import edit_sheet
+    from services.trainer.scenes.composer import Composer
+
+    edit_sheet(Composer(_art(sprites)), count, seed).save(out)
+    output.print(f"Wrote {out}")
+
+
 @contextmanager
 def _gateway(url: str | None, profile: str, settings: list[str] | None) -> Iterator[str]:
     """The address of the gateway to ask: ``url``, or a stack that lives as long as the block."""
@@ -221,6 +238,15 @@ def _gateway(url: str | None, profile: str, settings: list[str] | None) -> Itera
         return
     with stack_for_one_call(read_profile(profile, settings)) as address:
         yield address
+
+
+def _art(file: Path | None) -> Mapping[str, NDArray[np.uint8]]:
+    from services.trainer.scenes.sprites import SpriteError, load_sprites
+
+    try:
+        return load_sprites(file)
+    except SpriteError as error:
+        fail(str(error))
 
 
 def _load(folder: Path) -> SceneSet:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from services.evaluation.commands import bench, evaluate, scenes
@@ -16,6 +17,7 @@ from services.evaluation.scenes_set import SceneSet
 from superlink.client import Client
 from superlink.rest import GatewayUnreachable
 from tests.evaluation.oracle_gateway import Oracle, serve
+from tests.trainer.conftest import draw_sprites
 
 
 @pytest.fixture
@@ -142,3 +144,17 @@ def test_the_figures_command_draws_the_kinds_that_were_asked_for(tmp_path: Path)
     result = CliRunner().invoke(application(), ["scenes", "figures", "--kind", "dear", "--out", str(sheet)])
     assert result.exit_code == 1
     assert "No kind dear. There are: deer, person." in result.output
+
+
+def test_the_edits_command_needs_art_and_draws_pairs(tmp_path: Path) -> None:
+    sheet = tmp_path / "edits.png"
+    sprites = tmp_path / "sprites.safetensors"
+    command = ["scenes", "edits", "--count", "3", "--sprites", str(sprites), "--out", str(sheet)]
+    result = CliRunner().invoke(application(), command)
+    assert result.exit_code == 1
+    assert "make sprites" in result.output
+    save_file({style: art.copy() for style, art in draw_sprites().items()}, str(sprites))
+    result = CliRunner().invoke(application(), command)
+    assert result.exit_code == 0, result.output
+    with Image.open(sheet) as picture:
+        assert picture.width > picture.height

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,14 @@ from PIL import Image, ImageEnhance
 
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.grounds import paint_ground
-from services.trainer.scenes.scene import Scene, SceneObject
+from services.trainer.scenes.scene import Category, Scene, SceneObject
 from services.trainer.scenes.sprites import TRAINING_STYLES
 
 # Training draws its seeds below this number; the fixed evaluation set starts there.
 EVALUATION_SEED_START = 10_000_000_000
-# A thing is drawn only where at least this share of every earlier thing stays visible.
-_LEAST_VISIBLE = 0.65
+# A thing is drawn only where at least this share of every earlier thing stays visible, and so many pixels of its own.
+LEAST_VISIBLE = 0.65
+_LEAST_PIXELS = 60
 _PLACEMENT_ATTEMPTS = 12
 _MOST_OBJECTS = 7
 
@@ -37,6 +39,72 @@ class ComposerOptions:
     most_categories: int = 4
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One thing as it is drawn."""
+
+    category: Category
+    # [height, width, 4] uint8 RGBA, cut to the scene.
+    piece: NDArray[np.uint8]
+    left: int
+    top: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns of the scene that the piece covers."""
+        height, width = self.piece.shape[:2]
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    @cached_property
+    def solid(self) -> NDArray[np.bool_]:
+        """Pixels of the piece that hide what lies below."""
+        return self.piece[..., 3] > 127
+
+
+@dataclass(frozen=True)
+class Light:
+    """How bright a scene is in each colour, and the falloff across it, if there is one."""
+
+    gain: NDArray[np.float32]
+    falloff: NDArray[np.float32] | None
+
+    def shine(self, canvas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The canvas ``[height, width, 3]`` in this light, as uint8."""
+        lit = canvas * self.gain
+        if self.falloff is not None:
+            lit = lit * self.falloff
+        return np.clip(lit, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a scene is made of; replace a part and render again, and all the rest stays as it was, pixel by pixel."""
+
+    # [height, width, 3] float32 in 0..255.
+    ground: NDArray[np.float32]
+    # Bottom to top.
+    layers: tuple[Layer, ...]
+    light: Light
+    style: str
+    seed: int
+
+    def render(self) -> Scene:
+        """Draw it, with exact boxes and masks of what stays visible."""
+        canvas, owner = self.ground.copy(), self.owners()
+        for layer in self.layers:
+            window = canvas[layer.window]
+            window += (layer.piece[..., :3] - window) * (layer.piece[..., 3:].astype(np.float32) / 255)
+        objects = tuple(_scene_object(layer.category, owner == index) for index, layer in enumerate(self.layers))
+        return Scene(image=self.light.shine(canvas), objects=objects, style=self.style, seed=self.seed)
+
+    def owners(self) -> NDArray[np.int16]:
+        """Which layer each pixel shows, ``[height, width]``; -1 for the ground."""
+        owner = np.full(self.ground.shape[:2], -1, dtype=np.int16)
+        for index, layer in enumerate(self.layers):
+            owner[layer.window][layer.solid] = index
+        return owner
+
+
 class Composer:
     """Makes scenes from sprites; safe to share between threads since it only reads."""
 
@@ -47,6 +115,10 @@ class Composer:
 
     def compose(self, seed: int) -> Scene:
         """The scene of ``seed``; the same seed, options and sprites always give the same pixels."""
+        return self.arrange(seed).render()
+
+    def arrange(self, seed: int) -> Composition:
+        """What the scene of ``seed`` is made of."""
         rng = np.random.default_rng(seed)
         options = self.options
         style = options.styles[rng.integers(len(options.styles))]
@@ -54,18 +126,20 @@ class Composer:
         shorter = max(options.smallest_side, round(longer * rng.uniform(0.75, 1.0)))
         width, height = (longer, shorter) if rng.uniform() < 0.5 else (shorter, longer)
 
-        canvas = paint_ground(height, width, rng)
+        ground = paint_ground(height, width, rng)
         # Which thing each pixel shows: its drawing order, or -1 for the ground.
         owner = np.full((height, width), -1, dtype=np.int16)
-        drawn: list[int] = []
-        areas: list[int] = []
+        layers: list[Layer] = []
         for category in self._choose_categories(rng):
-            self._place(self._art[style][category], canvas, owner, areas, rng)
-            if len(areas) > len(drawn):
-                drawn.append(category)
-        image = _light(canvas, rng)
-        objects = tuple(_scene_object(category, owner == index) for index, category in enumerate(drawn))
-        return Scene(image=image, objects=objects, style=style, seed=seed)
+            layer = self.place(category, style, owner, layers, rng)
+            if layer is not None:
+                owner[layer.window][layer.solid] = len(layers)
+                layers.append(layer)
+        return Composition(ground, tuple(layers), _light(height, width, rng), style, seed)
+
+    def draw_sprite(self, category: int, style: str, size: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A category's art, its longer side ``size`` pixels before it is turned and stretched: uint8 RGBA."""
+        return _vary(self._art[style][category], size, rng)
 
     def _choose_categories(self, rng: np.random.Generator) -> list[int]:
         """Category indices, one a thing to draw, in random order."""
@@ -77,47 +151,45 @@ class Composer:
         rng.shuffle(chosen)
         return chosen[:_MOST_OBJECTS]
 
-    def _place(
+    def place(
         self,
-        art: Image.Image,
-        canvas: NDArray[np.float32],
+        category: int,
+        style: str,
         owner: NDArray[np.int16],
-        areas: list[int],
+        layers: Sequence[Layer],
         rng: np.random.Generator,
-    ) -> None:
-        """Draw one thing where it hides no other too much; draws nothing when no place is found."""
+    ) -> Layer | None:
+        """A thing at a random place where it hides no other too much; None when no place is found.
+
+        ``owner`` says which of ``layers`` each pixel of the scene shows.
+        """
         height, width = owner.shape
         options = self.options
+        areas = [int(layer.solid.sum()) for layer in layers]
         for attempt in range(_PLACEMENT_ATTEMPTS):
-            largest = options.largest_object * (1 - 0.04 * len(areas)) * (1 - 0.04 * attempt)
+            largest = options.largest_object * (1 - 0.04 * len(layers)) * (1 - 0.04 * attempt)
             relative = rng.uniform(options.smallest_object, max(largest, options.smallest_object + 0.02))
-            sprite = _vary(art, relative * np.sqrt(height * width), rng)
+            sprite = self.draw_sprite(category, style, relative * np.sqrt(height * width), rng)
             sprite_height, sprite_width = sprite.shape[:2]
             # Up to an eighth may stick out of the scene.
             left = int(rng.integers(-sprite_width // 8, max(1, width - sprite_width + sprite_width // 8)))
             top = int(rng.integers(-sprite_height // 8, max(1, height - sprite_height + sprite_height // 8)))
-            x1, y1, x2, y2 = (
-                max(left, 0),
-                max(top, 0),
-                min(left + sprite_width, width),
-                min(top + sprite_height, height),
-            )
-            piece = sprite[y1 - top : y2 - top, x1 - left : x2 - left]
-            solid = piece[..., 3] > 127
-            region = owner[y1:y2, x1:x2]
-            hidden = np.bincount(region[solid & (region >= 0)], minlength=len(areas))
-            visible = [(owner == index).sum() - hidden[index] for index in np.flatnonzero(hidden)]
-            if solid.sum() < 60 or any(
-                left_over < _LEAST_VISIBLE * areas[index]
-                for index, left_over in zip(np.flatnonzero(hidden), visible, strict=True)
+            layer = cut_layer(CATEGORIES[category], sprite, left, top, owner.shape)
+            region = owner[layer.window]
+            hidden = np.bincount(region[layer.solid & (region >= 0)], minlength=len(areas))
+            if layer.solid.sum() >= _LEAST_PIXELS and all(
+                (owner == index).sum() - hidden[index] >= LEAST_VISIBLE * areas[index]
+                for index in np.flatnonzero(hidden)
             ):
-                continue
-            alpha = piece[..., 3:].astype(np.float32) / 255
-            window = canvas[y1:y2, x1:x2]
-            window += (piece[..., :3] - window) * alpha
-            region[solid] = len(areas)
-            areas.append(int(solid.sum()))
-            return
+                return layer
+        return None
+
+
+def cut_layer(category: Category, sprite: NDArray[np.uint8], left: int, top: int, scene: tuple[int, ...]) -> Layer:
+    """The part of a sprite that lies in a scene of this height and width."""
+    height, width = scene
+    x1, y1 = max(left, 0), max(top, 0)
+    return Layer(category, sprite[y1 - top : height - top, x1 - left : width - left], x1, y1)
 
 
 def _vary(art: Image.Image, size: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -142,19 +214,18 @@ def _vary(art: Image.Image, size: float, rng: np.random.Generator) -> NDArray[np
     return np.dstack([np.asarray(colours), np.asarray(alpha)])
 
 
-def _light(canvas: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Overall brightness, a colour cast and a soft falloff across the scene: ``[height, width, 3]`` uint8."""
+def _light(height: int, width: int, rng: np.random.Generator) -> Light:
+    """Overall brightness, a colour cast and perhaps a soft falloff across the scene."""
     gain = rng.uniform(0.75, 1.1) * (1 + rng.normal(0, 0.04, 3)).astype(np.float32)
-    lit = canvas * gain.astype(np.float32)
+    falloff = None
     if rng.uniform() < 0.4:
-        height, width = canvas.shape[:2]
         rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] * np.float32(rng.uniform(-0.2, 0.2))
         columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] * np.float32(rng.uniform(-0.2, 0.2))
-        lit = lit * (1 + rows + columns)
-    return np.clip(lit, 0, 255).astype(np.uint8)
+        falloff = 1 + rows + columns
+    return Light(gain.astype(np.float32), falloff)
 
 
-def _scene_object(category: int, mask: NDArray[np.bool_]) -> SceneObject:
+def _scene_object(category: Category, mask: NDArray[np.bool_]) -> SceneObject:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    return SceneObject(category=CATEGORIES[category], box=box, mask=mask, area=int(mask.sum()))
+    return SceneObject(category=category, box=box, mask=mask, area=int(mask.sum()))

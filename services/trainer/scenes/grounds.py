@@ -11,10 +11,13 @@ from PIL import Image
 GROUNDS = ("plain", "gradient", "clouds", "grain", "stripes", "checks", "patches")
 
 
-def paint_ground(height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A ground of a random kind and colours: ``[height, width, 3]`` float32 in 0..255."""
+def paint_ground(height: int, width: int, rng: np.random.Generator, hue: float | None = None) -> NDArray[np.float32]:
+    """A ground of a random kind and colours, or of colours of one ``hue`` in 0..1.
+
+    Returns ``[height, width, 3]`` float32 in 0..255.
+    """
     kind = GROUNDS[rng.integers(len(GROUNDS))]
-    first, second = _colour(rng), _colour(rng)
+    first, second = _colour(rng, hue), _colour(rng, hue)
     if kind == "plain":
         blend = np.zeros((height, width), dtype=np.float32)
     elif kind == "gradient":
@@ -34,8 +37,12 @@ def paint_ground(height: int, width: int, rng: np.random.Generator) -> NDArray[n
     return ground + rng.normal(0, 1, (height, width, 1)).astype(np.float32) * np.float32(rng.uniform(0, 6))
 
 
-def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
-    rgb = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.6), rng.uniform(0.25, 1.0))
+def _colour(rng: np.random.Generator, hue: float | None) -> NDArray[np.float32]:
+    if hue is None:
+        rgb = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.6), rng.uniform(0.25, 1.0))
+    else:
+        # Strong and bright enough to be called by its name.
+        rgb = colorsys.hsv_to_rgb(hue, rng.uniform(0.5, 0.9), rng.uniform(0.6, 1.0))
     return np.asarray(rgb, dtype=np.float32) * 255
 
 
