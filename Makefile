@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROFILE ?= tiny
 SAMPLE ?= assets/samples/dogs.png
-PROMPT ?= How many dogs are there?
+PROMPT ?= What is here? Show me.
 
 .PHONY: help setup demo up test test-all bench lint format proto sprites
 

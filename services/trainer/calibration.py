@@ -15,12 +15,12 @@ from services.detection.boxes import suppress_duplicates, to_corners
 from services.detection.configuration import Calibration
 from services.detection.model import Detector
 from services.trainer.scenes.categories import CATEGORY_INDEX
-from services.trainer.scenes.choosing import absent
+from services.trainer.scenes.choosing import maybe_present
+from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
 
-# Categories that are asked for although they are absent, a scene; as many as are present on average. Half are kin of
-# something that is there, as in training and in questions.
-_ABSENT = 2
+# Share of scenes that are asked for something that is there; between what questions of presence and of number ask.
+_PRESENT = 0.7
 # Candidates below this logit never decide anything.
 _LEAST_LOGIT = -6.0
 _MATCH_IOU = 0.5
@@ -52,8 +52,12 @@ def calibrate(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor]
     )
     found = [answer for answer in answers if presence_scale * answer.logits[0] + presence_bias >= 0] or answers
     candidates = np.linspace(-3.0, 2.0, 101)
-    exact = [np.mean([(answer.logits >= limit).sum() == answer.count for answer in found]) for limit in candidates]
-    limit = float(np.mean(candidates[np.flatnonzero(np.isclose(exact, max(exact)))]))
+    exact = np.array(
+        [np.mean([(answer.logits >= limit).sum() == answer.count for answer in found]) for limit in candidates]
+    )
+    # The curve is flat at its top and the sample small: of all limits that are as good within its noise, the middle.
+    noise = float(np.sqrt(exact.max() * (1 - exact.max()) / len(found)))
+    limit = float(np.mean(candidates[exact >= exact.max() - noise]))
     detector.config = detector.config.model_copy(
         update={
             "detection_calibration": Calibration(scale=scale, bias=-scale * limit),
@@ -82,26 +86,20 @@ def fit_logistic(values: NDArray[np.float32], labels: NDArray[np.bool_]) -> tupl
 
 @torch.no_grad()
 def ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> list[Answer]:
-    """What ``detector`` says about every category of every scene, and about some absent ones."""
+    """What ``detector`` says about one category of every scene, asked alone as questions of presence and number ask."""
     detector.eval()
     answers = []
     device = detector.logit_bias.device
     for scene in scenes:
-        rng = np.random.default_rng((scene.seed, 5))
-        present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
-        # Half of the scenes are asked one category at a time, as questions of presence and number ask.
-        together = present + [CATEGORY_INDEX[absent(scene, rng).key] for _ in range(_ABSENT)]
+        category = maybe_present(scene, np.random.default_rng((scene.seed, 5)), _PRESENT)
         features = detector.encode(detector.prepare(scene.image).pixels[None].to(device))
-        for asked in [together] if scene.seed % 2 else [[category] for category in together]:
-            links = links_of(scene, asked)[None]
-            mask = torch.ones(1, len(asked), dtype=torch.bool, device=device)
-            outputs = detector(features, links, mask)
-            boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
-            for group, category in enumerate(asked):
-                truths = [thing.box for thing in scene.objects if CATEGORY_INDEX[thing.category.key] == category]
-                logits = outputs.logits[-1, 0, :, group]
-                single = suppress_duplicates(boxes, logits, detector.config.duplicate_iou)
-                answers.append(_judge(logits[single], boxes[single], torch.tensor(truths).reshape(-1, 4)))
+        links = links_of(scene, [CATEGORY_INDEX[category.key]])[None]
+        outputs = detector(features, links, torch.ones(1, 1, dtype=torch.bool, device=device))
+        boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
+        logits = outputs.logits[-1, 0, :, 0]
+        single = suppress_duplicates(boxes, logits, detector.config.duplicate_iou)
+        truths = [scene.objects[index].box for index in members(scene, category)]
+        answers.append(_judge(logits[single], boxes[single], torch.tensor(truths).reshape(-1, 4)))
     return answers
 
 

@@ -47,6 +47,7 @@ def test_an_open_question_is_answered_in_text_that_routes_what_it_names(client: 
     assert "<" not in answer.text
     assert answer.errors == ()
     check_spans(answer)
+    check_boxes(answer)
 
 
 def test_a_chinese_question_is_answered(client: Client, sample: bytes) -> None:
