@@ -67,8 +67,6 @@ _ALIGNMENT_WEIGHT = 4.0
 # Scenes that calibrate the exported detector: apart from training, validation and the fixed evaluation set.
 _CALIBRATION_SEED_START = 3_000_000_000
 _CALIBRATION_SCENES = 1000
-
-
 # Share of scenes whose conversation's links stand alone; beside the others the detector is asked for further categories
 # by the rows of its table, since a conversation names too few to tell look-alikes apart.
 _ALONE = 0.5

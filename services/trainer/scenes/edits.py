@@ -14,7 +14,7 @@ from PIL import Image
 
 from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.choosing import absent
-from services.trainer.scenes.composer import LEAST_VISIBLE, Composer, Composition, Layer, cut_layer
+from services.trainer.scenes.composer import LEAST_VISIBLE, Composer, Composition, cut_layer
 from services.trainer.scenes.edit_templates import INSTRUCTIONS
 from services.trainer.scenes.grounds import paint_ground
 from services.trainer.scenes.scene import Category, Scene
@@ -23,7 +23,6 @@ from services.trainer.scenes.wording import name, pick, vary, with_article
 
 # Saturation 0..255 that a recoloured thing has at least, so that white and grey ones take the colour as well.
 _LEAST_SATURATION = 120
-_ATTEMPTS = 12
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def make_edit(
     kind: str, composer: Composer, composition: Composition, rng: np.random.Generator, language: str | None = None
 ) -> Edit | None:
     """An edit of ``kind``, or None when there is nothing to edit or no room for it. Raises KeyError: unknown kind."""
-    change = _KINDS[kind](composer, composition, rng)
+    before = composition.render()
+    change = _KINDS[kind](composer, composition, before, rng)
     if change is None:
         return None
     language = language or pick(rng, LANGUAGES)
@@ -95,7 +95,7 @@ def make_edit(
         kind=kind,
         language=language,
         instruction=vary(instruction, language, rng),
-        before=composition.render(),
+        before=before,
         after=change.after.render(),
         category=change.category,
         replacement=change.replacement,
@@ -132,7 +132,9 @@ def _words(change: _Change, language: str) -> dict[str, str]:
     return words
 
 
-def _recolour(_composer: Composer, composition: Composition, rng: np.random.Generator) -> _Change | None:
+def _recolour(
+    _composer: Composer, composition: Composition, _before: Scene, rng: np.random.Generator
+) -> _Change | None:
     chosen = _choose(composition, rng)
     if chosen is None:
         return None
@@ -152,7 +154,7 @@ def _in_colour(piece: NDArray[np.uint8], colour: NamedColour) -> NDArray[np.uint
     return np.dstack([np.asarray(Image.fromarray(shades, "HSV").convert("RGB")), piece[..., 3]])
 
 
-def _remove(_composer: Composer, composition: Composition, rng: np.random.Generator) -> _Change | None:
+def _remove(_composer: Composer, composition: Composition, _before: Scene, rng: np.random.Generator) -> _Change | None:
     chosen = _choose(composition, rng)
     if chosen is None:
         return None
@@ -161,12 +163,12 @@ def _remove(_composer: Composer, composition: Composition, rng: np.random.Genera
     return _Change(replace(composition, layers=layers), category, len(places))
 
 
-def _replace(composer: Composer, composition: Composition, rng: np.random.Generator) -> _Change | None:
+def _replace(composer: Composer, composition: Composition, before: Scene, rng: np.random.Generator) -> _Change | None:
     chosen = _choose(composition, rng)
     if chosen is None:
         return None
     category, places = chosen
-    replacement = absent(composition.render(), rng)
+    replacement = absent(before, rng)
     layers = list(composition.layers)
     for place in places:
         old = layers[place]
@@ -179,8 +181,8 @@ def _replace(composer: Composer, composition: Composition, rng: np.random.Genera
     return _Change(after, category, len(places), replacement) if _all_visible(after) else None
 
 
-def _add(composer: Composer, composition: Composition, rng: np.random.Generator) -> _Change | None:
-    category = absent(composition.render(), rng)
+def _add(composer: Composer, composition: Composition, before: Scene, rng: np.random.Generator) -> _Change | None:
+    category = absent(before, rng)
     owner = composition.owners()
     index = CATEGORY_INDEX[category.key]
     layer = composer.place(index, composition.style, owner, composition.layers, rng)
@@ -189,7 +191,7 @@ def _add(composer: Composer, composition: Composition, rng: np.random.Generator)
     return _Change(replace(composition, layers=(*composition.layers, layer)), category)
 
 
-def _change_ground(_composer: Composer, composition: Composition, rng: np.random.Generator) -> _Change:
+def _change_ground(_composer: Composer, composition: Composition, _before: Scene, rng: np.random.Generator) -> _Change:
     colour = pick(rng, COLOURS)
     height, width = composition.ground.shape[:2]
     return _Change(replace(composition, ground=paint_ground(height, width, rng, colour.hue)), colour=colour)
@@ -205,15 +207,11 @@ def _choose(composition: Composition, rng: np.random.Generator) -> tuple[Categor
 
 def _all_visible(composition: Composition) -> bool:
     owner = composition.owners()
-    return all(_is_visible(owner, number, layer) for number, layer in enumerate(composition.layers))
+    areas = [int(layer.solid.sum()) for layer in composition.layers]
+    return all(area > 0 and (owner == place).sum() >= LEAST_VISIBLE * area for place, area in enumerate(areas))
 
 
-def _is_visible(owner: NDArray[np.int16], number: int, layer: Layer) -> bool:
-    area = int(layer.solid.sum())
-    return area > 0 and int((owner == number).sum()) >= LEAST_VISIBLE * area
-
-
-_KINDS: dict[str, Callable[[Composer, Composition, np.random.Generator], _Change | None]] = {
+_KINDS: dict[str, Callable[[Composer, Composition, Scene, np.random.Generator], _Change | None]] = {
     "recolour": _recolour,
     "replace": _replace,
     "remove": _remove,
