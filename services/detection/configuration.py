@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from superlink.configuration import Section
 
@@ -25,6 +25,11 @@ class DetectorConfig(Section):
     queries_per_group: PositiveInt = 4
     link_width: PositiveInt = 128
     max_groups: PositiveInt = 128
+    # Categories that the detector was trained with; their rows stand beside the links of every request.
+    vocabulary: NonNegativeInt = 0
+    # A row closer to one of a request's links than this means the same and stays away. Rows are 12 apart or more; the
+    # links of category names, also with an attribute, lie within 4 of their row.
+    vocabulary_radius: float = Field(default=8.0, ge=0)
     # Images are scaled to this longer side and padded to a square of it.
     image_side: PositiveInt = 192
     backbone_depth: PositiveInt = 18

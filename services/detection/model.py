@@ -75,6 +75,8 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         )
         self.position_encoding = SinePositionalEncoding(num_feats=width // 2, normalize=True)
         self.level_embedding = nn.Parameter(torch.randn(len(_STRIDES), width) * 0.02)
+        # One link embedding a category: what the detector learns to be asked in before any MLLM speaks to it.
+        self.vocabulary = nn.Embedding(config.vocabulary, config.link_width)
         self.link_projection = nn.Sequential(nn.Linear(config.link_width, width), nn.LayerNorm(width))
         self.encoder = LinkEncoder(**_encoder_arguments(config))
         self.decoder = GroundingDinoTransformerDecoder(**_decoder_arguments(config))
@@ -117,8 +119,14 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         link_mask: Tensor,
         targets: DetectionTargets | None = None,
     ) -> DetectionOutputs:
-        """See ``Decoder.forward``. ``targets`` adds denoising queries, in training only."""
-        batch = links.shape[0]
+        """See ``Decoder.forward``. ``targets`` adds denoising queries, in training only.
+
+        In inference the vocabulary stands beside the links: alone, a link is easily taken for a look-alike, since
+        nothing says what else the thing could be. Training stages put it there themselves, with targets of its own.
+        """
+        batch, groups = links.shape[:2]
+        if not self.training:
+            links, link_mask = self._beside_vocabulary(links, link_mask)
         tokens, positions, shapes, starts = self._flatten(features)
         valid_ratios = tokens.new_ones(batch, len(features), 2)
         phrases = self.link_projection(links)
@@ -150,11 +158,11 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
             text_attention_mask=~link_mask,
         )
         return DetectionOutputs(
-            logits=self._classify(states, phrase_memory, link_mask),
+            logits=self._classify(states, phrase_memory, link_mask)[..., :groups],
             boxes=layer_references[1:],
-            proposal_logits=proposal_logits,
+            proposal_logits=proposal_logits[..., :groups],
             proposal_boxes=proposal_boxes,
-            link_mask=link_mask,
+            link_mask=link_mask[:, :groups],
             denoising_count=denoising_count,
         )
 
@@ -179,7 +187,10 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
             scores = torch.sigmoid(calibrations[0].scale * logits + calibrations[0].bias)
             for group in range(groups):
                 scores[~suppress_duplicates(corners, scores[:, group], self.config.duplicate_iou), group] = 0
-            presence = torch.sigmoid(calibrations[1].scale * logits.amax(dim=0) + calibrations[1].bias)
+            likeliest = logits.max(dim=0)
+            presence = torch.sigmoid(calibrations[1].scale * likeliest.values + calibrations[1].bias)
+            # What is there at all is at least the likeliest candidate; else a phrase could be found and have no box.
+            scores[likeliest.indices, range(groups)] = torch.maximum(scores.amax(dim=0), presence)
             if option.score_threshold is None:
                 # Who leaves the decision to the model gets one: no boxes of what is said not to be there.
                 scores = scores * (presence >= self.config.presence_threshold)
@@ -211,6 +222,13 @@ class Detector(Decoder[DetectionOutputs, DetectionTargets, DetectorOptions, Dete
         detector = cls(read_config(folder, DetectorConfig))
         load_weights(detector, folder)
         return detector.eval()
+
+    def _beside_vocabulary(self, links: Tensor, link_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``links`` and ``link_mask``, followed by the vocabulary; rows that mean what a link means are masked."""
+        rows = self.vocabulary.weight.expand(links.shape[0], -1, -1)
+        distances = torch.cdist(rows, links).masked_fill(~link_mask[:, None, :], torch.inf)
+        others = (distances >= self.config.vocabulary_radius).all(dim=-1)
+        return torch.cat([links, rows], dim=1), torch.cat([link_mask, others], dim=1)
 
     def _flatten(self, features: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Levels to ``[batch, tokens, width]`` with positions, the shapes ``[levels, 2]`` and the level starts."""

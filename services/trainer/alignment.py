@@ -1,8 +1,8 @@
-"""Aligns the links of plain category names with the rows that the detector was started with.
+"""Aligns the links of plain category names with the rows of the detector's vocabulary.
 
-The detector learned to be asked in the rows of its table. Matching losses alone are too weak and too noisy a signal for
-the MLLM to find these rows; telling every link which row it should be is a strong one. Cross-entropy alone is content
-with links that lie far out beyond their row, where the detector has never been asked; a squared error calls them back.
+The detector learned to be asked in these rows. Matching losses alone are too weak and too noisy a signal for the MLLM
+to find them; telling every link which row it should be is a strong one. Cross-entropy alone is content with links that
+lie far out beyond their row, where the detector has never been asked; a squared error calls them back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def category_of(phrase: str) -> int:
 
 
 def alignment_term(
-    mllm: Mllm, decoder: str, parts: Sequence[LanguageBatch], states: Sequence[Tensor], table: Tensor
+    mllm: Mllm, decoder: str, parts: Sequence[LanguageBatch], states: Sequence[Tensor], vocabulary: Tensor
 ) -> Tensor:
     """Cross-entropy of every link against its row, and half the squared distance from it, a dimension.
 
@@ -50,7 +50,7 @@ def alignment_term(
                 categories.extend(category_of(groups[place].phrase) for place in known)
     if not links:
         return states[0].new_zeros(())
-    wanted = torch.tensor(categories, device=table.device)
-    distances = torch.cdist(torch.cat(links), table).square()
-    own = distances.gather(1, wanted[:, None]).mean() / table.shape[1]
+    wanted = torch.tensor(categories, device=vocabulary.device)
+    distances = torch.cdist(torch.cat(links), vocabulary).square()
+    own = distances.gather(1, wanted[:, None]).mean() / vocabulary.shape[1]
     return functional.cross_entropy(-distances / (2 * _VARIANCE), wanted) + own / 2

@@ -42,7 +42,7 @@ def calibrate(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor]
 
     Presence: a logistic fit of "is there at all" on the best logit. Detection: the slope is that of a logistic fit of
     "is a right box" on the logit; the offset puts 0.5 where most categories are counted exactly, among those that are
-    called present, since the others are reported without boxes.
+    called present: these are reported with one box at least, the others without any.
     """
     answers = ask(detector, links_of, scenes)
     best = np.array([answer.logits[0] for answer in answers])
@@ -53,7 +53,7 @@ def calibrate(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor]
     found = [answer for answer in answers if presence_scale * answer.logits[0] + presence_bias >= 0] or answers
     candidates = np.linspace(-3.0, 2.0, 101)
     exact = np.array(
-        [np.mean([(answer.logits >= limit).sum() == answer.count for answer in found]) for limit in candidates]
+        [np.mean([max(1, (answer.logits >= limit).sum()) == answer.count for answer in found]) for limit in candidates]
     )
     # The curve is flat at its top and the sample small: of all limits that are as good within its noise, the middle.
     noise = float(np.sqrt(exact.max() * (1 - exact.max()) / len(found)))

@@ -1,6 +1,6 @@
 """Trains the MLLM alone on conversations about scenes: words, routing tokens and sight, without any decoder.
 
-Given a detector to start from, its links learn that detector's table of categories as well.
+Given a detector to start from, its links learn that detector's vocabulary as well.
 
 The tower and the image tokens are also supervised densely, since sparse answers teach a small tower next to nothing.
 """
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from services.detection.model import Detector
 from services.mllm.config import MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
 from services.mllm.model import Mllm, TowerOutput, language_loss
@@ -25,7 +26,6 @@ from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
 from services.trainer.alignment import alignment_term
 from services.trainer.dense_supervision import GROUND, DenseHead, category_map, word_term
-from services.trainer.detector_stage import CategoryTable
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import (
     ImageInput,
@@ -84,11 +84,9 @@ class ChatStage(Stage):
         self.dense = start_dense_head(recipe, self.mllm)
         self.model = nn.ModuleDict({"mllm": self.mllm, "dense": self.dense})
         self.first_words = first_words(self.tokenizer)
-        self.table: CategoryTable | None = None
+        self.vocabulary: Tensor | None = None
         if "detector" in recipe.start_from:
-            self.table = CategoryTable(recipe.detector.link_width)
-            load_weights(self.table, recipe.start_from["detector"] / "training" / "table")
-            self.model["table"] = self.table.requires_grad_(False)
+            self.vocabulary = Detector.load(recipe.start_from["detector"]).vocabulary.weight.detach()
 
     def prepare(self, scene: Scene, seed: int) -> ChatSample:
         """Sample conversations about a scene."""
@@ -106,9 +104,9 @@ class ChatStage(Stage):
         words, states = language_term(self.mllm, batch.language, tower.features)
         cells = batch.cells.to(device)
         terms = {"language": words, **sight_terms(self.mllm, self.dense, tower, cells, self.first_words.to(device))}
-        if self.table is not None:
-            decoder = self.recipe.detector.name
-            terms["alignment"] = alignment_term(self.mllm, decoder, batch.language, states, self.table.weight)
+        if self.vocabulary is not None:
+            rows = self.vocabulary.to(device)
+            terms["alignment"] = alignment_term(self.mllm, self.recipe.detector.name, batch.language, states, rows)
         return terms
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:

@@ -31,11 +31,11 @@ from services.trainer.chat_stage import (
 from services.trainer.dense_supervision import category_map, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
-from services.trainer.detector_stage import draw_categories, start_detector, to_device
+from services.trainer.detector_stage import start_detector, to_device
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import one_tile, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
-from services.trainer.scenes.categories import CATEGORIES
+from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.conversations import (
     TASK_WEIGHTS,
     Conversation,
@@ -67,9 +67,6 @@ _ALIGNMENT_WEIGHT = 4.0
 # Scenes that calibrate the exported detector: apart from training, validation and the fixed evaluation set.
 _CALIBRATION_SEED_START = 3_000_000_000
 _CALIBRATION_SCENES = 1000
-# Share of scenes whose conversation's links stand alone; beside the others the detector is asked for further categories
-# by the rows of its table, since a conversation names too few to tell look-alikes apart.
-_ALONE = 0.5
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,9 @@ class JointStage(Stage):
         self.mllm, self.tokenizer = start_mllm(recipe)
         self.dense = start_dense_head(recipe, self.mllm)
         self.first_words = first_words(self.tokenizer)
-        self.detector, self.table, self.detector_dense = start_detector(recipe)
-        self.table.requires_grad_(False)
+        self.detector, self.detector_dense = start_detector(recipe)
+        # Links have learned these rows; they may not move.
+        self.detector.vocabulary.requires_grad_(False)
         self.route = recipe.detector.route
         self.model = nn.ModuleDict(
             {
@@ -110,7 +108,6 @@ class JointStage(Stage):
                 "dense": self.dense,
                 "detector": self.detector,
                 "detector_dense": self.detector_dense,
-                "table": self.table,
             }
         )
 
@@ -118,7 +115,7 @@ class JointStage(Stage):
         """One grounding conversation for the detector and further ones for the MLLM."""
         rng = np.random.default_rng((seed, 4))
         conversation = _grounding(scene, rng)
-        beside = _beside(scene, conversation, rng)
+        beside = _beside(scene, conversation)
         groups = [*conversation.targets, *(members(scene, CATEGORIES[category]) for category in beside)]
         config = self.mllm.config
         shown = category_map(scene)
@@ -146,10 +143,11 @@ class JointStage(Stage):
 
     def losses(self, batch: _Batch) -> dict[str, Tensor]:
         """See ``Stage``."""
-        device = self.table.weight.device
+        rows = self.detector.vocabulary.weight
+        device = rows.device
         tower = self.mllm.tower(batch.chat.tiles.to(device))
         words, states = language_term(self.mllm, batch.chat.language, tower.features)
-        aligned = alignment_term(self.mllm, self.recipe.detector.name, batch.chat.language, states, self.table.weight)
+        aligned = alignment_term(self.mllm, self.recipe.detector.name, batch.chat.language, states, rows)
         links = self._links(batch, states)
         padded, link_mask = pad_links(links)
         targets = to_device(batch.targets, device)
@@ -187,7 +185,7 @@ class JointStage(Stage):
         deepcopy(self.mllm).half().save(folder / "mllm", self.tokenizer)
         deepcopy(self.detector).half().save(folder / "detection")
         save_parts(folder / "mllm", dense=self.dense)
-        save_parts(folder / "detection", table=self.table, dense=self.detector_dense)
+        save_parts(folder / "detection", dense=self.detector_dense)
 
     def _evaluate_words(self, scenes: Sequence[Scene]) -> dict[str, float]:
         return evaluate_words(
@@ -198,14 +196,14 @@ class JointStage(Stage):
         )
 
     def _links(self, batch: _Batch, states: Sequence[Tensor]) -> list[Tensor]:
-        """Link embeddings of every scene's first conversation and the rows beside them, in the order of the scenes."""
+        """Links of every scene's first conversation and the vocabulary beside them, in the order of the scenes."""
         links: list[Tensor | None] = [None] * batch.pixels.shape[0]
         for part, hidden in zip(batch.chat.language, states, strict=True):
             projected = self.mllm.links(hidden, part.groups, self.recipe.detector.name)
             for place, link in zip(part.order, projected, strict=True):
                 scene, number = divmod(place, batch.conversations)
                 if number == 0:
-                    links[scene] = torch.cat([link, self.table.weight[batch.beside[scene]]])
+                    links[scene] = torch.cat([link, self.detector.vocabulary.weight[batch.beside[scene]]])
         return [link for link in links if link is not None]
 
     def _fast_path_links(self, scene: Scene, categories: list[int]) -> Tensor:
@@ -214,7 +212,7 @@ class JointStage(Stage):
         conversation = Conversation("fast_path", "en", fast_path(self.route, phrases), ())
         config = self.mllm.config
         rendered = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
-        device = self.table.weight.device
+        device = self.detector.logit_bias.device
         part = split_by_length([rendered], 1, self.tokenizer.pad_id)[0]
         features = self.mllm.encode_images(one_tile(scene, config).to(device)).flatten(0, 1)
         hidden = self.mllm(part.input_ids.to(device), part.attention_mask.to(device), features).hidden
@@ -229,9 +227,8 @@ def _grounding(scene: Scene, rng: np.random.Generator) -> Conversation:
             return conversation
 
 
-def _beside(scene: Scene, conversation: Conversation, rng: np.random.Generator) -> list[int]:
-    """Categories that the conversation does not name; for a share of conversations none."""
-    if rng.random() < _ALONE:
-        return []
+def _beside(scene: Scene, conversation: Conversation) -> list[int]:
+    """Categories of the vocabulary that stand beside the conversation's links: all that these do not mean."""
     named = {category_of(phrase) for phrase in expected_phrases(conversation)}
-    return [category for category in draw_categories(scene, rng) if category not in named]
+    meant = {CATEGORY_INDEX[scene.objects[index].category.key] for group in conversation.targets for index in group}
+    return [category for category in range(len(CATEGORIES)) if category not in named | meant]

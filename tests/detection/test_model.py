@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.detection.boxes import generalised_iou, plain_iou, suppress_duplicates, to_centres, to_corners
-from services.detection.configuration import DetectorConfig
+from services.detection.configuration import Calibration, DetectorConfig
 from services.detection.losses import detection_loss, match, varifocal_loss
 from services.detection.model import Detector
 from services.detection.structures import DetectionTargets, DetectorOptions
@@ -26,6 +26,8 @@ SMALL = DetectorConfig(
     queries=12,
     denoising_queries=8,
     link_width=16,
+    vocabulary=6,
+    vocabulary_radius=2.0,
 )
 
 
@@ -86,6 +88,30 @@ def test_a_batch_gives_what_each_image_gives_alone(
 
 
 @torch.no_grad()
+def test_the_vocabulary_stands_beside_the_links_but_for_rows_that_mean_the_same(
+    detector: Detector, inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    pixels, links = inputs
+    rows = detector.vocabulary.weight
+    features = detector.encode(pixels[:1])
+    close = torch.stack([links[0, 0], rows[4] + 0.1])[None]
+    without = Detector(SMALL.model_copy(update={"vocabulary": 0})).eval()
+    without.load_state_dict(detector.state_dict() | without.vocabulary.state_dict(prefix="vocabulary."))
+
+    found = detector(features, close, torch.ones(1, 2, dtype=torch.bool))
+    spelled_out = torch.cat([close, rows[None, [0, 1, 2, 3, 5]]], dim=1)
+    expected = without(features, spelled_out, torch.ones(1, 7, dtype=torch.bool))
+
+    assert found.logits.shape == (2, 1, 12, 2)
+    assert found.proposal_logits.shape == (1, 12, 2)
+    assert found.link_mask.shape == (1, 2)
+    torch.testing.assert_close(found.logits, expected.logits[..., :2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-4, rtol=1e-4)
+    alone = without(features, close, torch.ones(1, 2, dtype=torch.bool))
+    assert not torch.allclose(alone.logits, found.logits, atol=1e-2)
+
+
+@torch.no_grad()
 def test_results_are_in_pixels_of_the_original(detector: Detector) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     prepared = detector.prepare(image)
@@ -100,6 +126,31 @@ def test_results_are_in_pixels_of_the_original(detector: Detector) -> None:
     assert (result.boxes <= np.array([160, 90, 160, 90])).all()
     assert (np.diff(result.scores) <= 0).all()
     assert result.presence_scores.shape == (3,)
+
+
+@torch.no_grad()
+def test_what_is_there_has_a_box_and_what_is_not_there_has_none(
+    detector: Detector, inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    pixels, links = inputs
+    outputs = detector(detector.encode(pixels[:1]), links[:1], torch.ones(1, 5, dtype=torch.bool))
+    best = outputs.logits[-1, 0].amax(dim=0)
+    # No candidate reaches the limit of the boxes; two of the five phrases reach that of presence.
+    limit = best.sort().values[-3:-1].mean().item()
+    calibrated = Detector(
+        SMALL.model_copy(
+            update={
+                "detection_calibration": Calibration(scale=1, bias=-50),
+                "presence_calibration": Calibration(scale=50, bias=-50 * limit),
+            }
+        )
+    )
+
+    [result] = calibrated.decode(outputs, [(64, 64)], [5], [DetectorOptions()])
+
+    assert result.presence_found.sum() == 2
+    assert sorted(result.groups.tolist()) == np.flatnonzero(result.presence_found).tolist()
+    assert result.scores == pytest.approx(np.sort(result.presence_scores[result.presence_found])[::-1])
 
 
 def test_saving_and_loading_gives_the_same_detector(tmp_path: Path, detector: Detector) -> None:
