@@ -1,8 +1,9 @@
-"""``POST /v1/detect``: the fast path."""
+"""``POST /v1/detect`` and ``POST /v1/segment``: the fast path."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,9 +12,17 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.bodies import media_type_of, parse, read_body, read_form, timeout_of
 from gateway.deployment import Deployment, deployment_of
-from gateway.detect_schema import CategoryDetection, CategoryResult, DetectOptions, DetectRequest, DetectResponse
+from gateway.detect_schema import (
+    CategoryDetection,
+    CategoryResult,
+    DetectOptions,
+    DetectRequest,
+    DetectResponse,
+    SegmentOptions,
+    SegmentRequest,
+)
 from gateway.disconnects import unless_client_leaves
-from gateway.documentation import detect_documentation
+from gateway.documentation import detect_documentation, segment_documentation
 from gateway.images import ReceivedImage, receive_data_url, receive_image
 from gateway.problems import invalid_request, request_id_of
 from gateway.results import ImageSize, detection_of, timings_of, usage_of
@@ -25,12 +34,37 @@ from superlink.v1 import decoder_pb2, orchestrator_pb2
 router = APIRouter()
 
 
+@dataclass(frozen=True)
+class _Task:
+    """One of the fast path's routes."""
+
+    tool: str
+    options: type[DetectOptions]
+    body: type[DetectRequest] | type[SegmentRequest]
+
+
+_DETECTION = _Task("detection", DetectOptions, DetectRequest)
+_SEGMENTATION = _Task("segmentation", SegmentOptions, SegmentRequest)
+
+
 @router.post("/v1/detect", response_model=DetectResponse, summary="Detect known categories", **detect_documentation())
 async def detect(request: Request) -> Response:
     """Look for a list of categories, or for one phrase, in an image."""
+    return await _find(request, _DETECTION)
+
+
+@router.post(
+    "/v1/segment", response_model=DetectResponse, summary="Masks of known categories", **segment_documentation()
+)
+async def segment(request: Request) -> Response:
+    """Look for a list of categories, or for one phrase, in an image, and cut them out."""
+    return await _find(request, _SEGMENTATION)
+
+
+async def _find(request: Request, task: _Task) -> Response:
     deployment = deployment_of(request)
     timeout_s = timeout_of(request, deployment.profile.gateway)
-    image, options, asked_model = await _read(request, deployment, timeout_s)
+    image, options, asked_model = await _read(request, task, deployment, timeout_s)
     phrases = options.phrases()
     _check_phrases(phrases, deployment.profile.gateway)
     model = await deployment.orchestrator.served_model(asked_model)
@@ -39,19 +73,23 @@ async def detect(request: Request) -> Response:
         image=image.message,
         phrases=phrases,
         options=decoder_pb2.DetectionOptions(
-            score_threshold=options.score_threshold, max_detections=options.max_detections
+            score_threshold=options.score_threshold,
+            max_detections=options.max_detections,
+            semantic=isinstance(options, SegmentOptions) and options.semantic,
         ),
+        tool=task.tool,
     )
     asked = time.perf_counter()
     left_s = timeout_s - (asked - request.state.started)
     found = await unless_client_leaves(request, deployment.orchestrator.detect(message, max(left_s, 0.001)))
     response = _response(model, phrases, found)
     add_gateway_timings(response.timings, request.state.started, asked)
-    return JSONResponse(response.model_dump(), headers={"server-timing": server_timing(response.timings)})
+    headers = {"server-timing": server_timing(response.timings)}
+    return JSONResponse(response.model_dump(), headers=headers)
 
 
 async def _read(
-    request: Request, deployment: Deployment, timeout_s: float
+    request: Request, task: _Task, deployment: Deployment, timeout_s: float
 ) -> tuple[ReceivedImage, DetectOptions, str | None]:
     """The image, the options and the model that the request names, from any of the three kinds of body."""
     limits = deployment.profile.images
@@ -60,17 +98,17 @@ async def _read(
         form = await read_form(request, deployment.profile.gateway, 1, timeout_s)
         if len(form.files) != 1:
             raise invalid_argument("image_missing", "A multipart body needs one image file in the field 'image'.")
-        return receive_image(form.files[0], limits), *_options(form.fields)
+        return receive_image(form.files[0], limits), *_options(task, form.fields)
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         parameters: dict[str, list[str]] = {}
         for name, value in request.query_params.multi_items():
             parameters.setdefault(name, []).append(value)
-        return receive_image(await read_body(request, timeout_s), limits), *_options(parameters)
-    document = parse(DetectRequest, await read_body(request, timeout_s))
+        return receive_image(await read_body(request, timeout_s), limits), *_options(task, parameters)
+    document = parse(task.body, await read_body(request, timeout_s))
     return receive_data_url(document.image, limits), document, document.model
 
 
-def _options(fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
+def _options(task: _Task, fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
     """Options from form fields or query parameters; ``categories`` may repeat, the others not."""
     values: dict[str, Any] = {}
     for name, given in fields.items():
@@ -82,7 +120,7 @@ def _options(fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
             values[name] = given[0]
     model = values.pop("model", None)
     try:
-        return DetectOptions.model_validate(values), model
+        return task.options.model_validate(values), model
     except ValidationError as error:
         raise invalid_request(error) from error
 

@@ -1,4 +1,4 @@
-"""``POST /v1/detect``: request and response."""
+"""``POST /v1/detect`` and ``POST /v1/segment``: requests and responses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.results import ImageSize, TimingEntry, Usage
+from gateway.results import DetectionResult, ImageSize, TimingEntry, Usage
 
 # Categories may come as one comma-separated text, in Latin or Chinese punctuation.
 _SEPARATORS = re.compile(r"[,，、]")
@@ -36,11 +36,27 @@ class DetectOptions(BaseModel):
         return [part.strip() for part in given if part.strip()]
 
 
-class DetectRequest(DetectOptions):
-    """The JSON body."""
+class SegmentOptions(DetectOptions):
+    """What to look for and which masks to return."""
+
+    semantic: bool = Field(
+        default=False, description="One mask a phrase, of all that it means, instead of one mask a thing."
+    )
+
+
+class ImageBody(BaseModel):
+    """The image of a JSON body."""
 
     image: str = Field(description="The image as a data URL.", examples=["data:image/jpeg;base64,/9j/4AAQ…"])
     model: str | None = Field(default=None, description="Unset: the served model.")
+
+
+class DetectRequest(DetectOptions, ImageBody):
+    """The JSON body."""
+
+
+class SegmentRequest(SegmentOptions, ImageBody):
+    """The JSON body."""
 
 
 class CategoryResult(BaseModel):
@@ -51,13 +67,11 @@ class CategoryResult(BaseModel):
     score: float = Field(description="Calibrated probability of the best candidate.")
 
 
-class CategoryDetection(BaseModel):
+class CategoryDetection(DetectionResult):
     """One object."""
 
     category: str
     category_index: int = Field(description="Index into ``categories``.")
-    bbox: list[float] = Field(description="COCO: x, y, width, height in pixels of the upright image.")
-    score: float = Field(description="Calibrated probability in 0..1.")
 
 
 class DetectResponse(BaseModel):

@@ -10,12 +10,20 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.chat_schema import ChatCompletionChunk, ChatRequest
-from gateway.detect_schema import DetectOptions, DetectRequest
+from gateway.detect_schema import DetectOptions, DetectRequest, SegmentOptions, SegmentRequest
 from gateway.problems import Problem
 
 _REFERENCE = "#/components/schemas/{model}"
 # Models that no signature names.
-_EXTRA_MODELS: tuple[type[BaseModel], ...] = (ChatRequest, ChatCompletionChunk, DetectOptions, DetectRequest, Problem)
+_EXTRA_MODELS: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    ChatCompletionChunk,
+    DetectOptions,
+    DetectRequest,
+    SegmentOptions,
+    SegmentRequest,
+    Problem,
+)
 
 _PROBLEMS = {
     400: "The request is wrong; the code says how.",
@@ -41,6 +49,7 @@ _CHAT_EXAMPLE = {
     ],
 }
 _DETECT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "score_threshold": 0.3}
+_SEGMENT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "semantic": False}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -85,9 +94,18 @@ def chat_documentation() -> dict[str, Any]:
 
 def detect_documentation() -> dict[str, Any]:
     """Keyword arguments of the detection route."""
+    return _fast_path(DetectOptions, DetectRequest, _DETECT_EXAMPLE)
+
+
+def segment_documentation() -> dict[str, Any]:
+    """Keyword arguments of the segmentation route."""
+    return _fast_path(SegmentOptions, SegmentRequest, _SEGMENT_EXAMPLE)
+
+
+def _fast_path(options: type[BaseModel], body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     multipart = {
         "allOf": [
-            _reference(DetectOptions),
+            _reference(options),
             {
                 "type": "object",
                 "required": ["image"],
@@ -100,7 +118,7 @@ def detect_documentation() -> dict[str, Any]:
         "responses": problem_responses(*_PROBLEMS),
         "openapi_extra": _body(
             {
-                "application/json": {"schema": _reference(DetectRequest), "example": _DETECT_EXAMPLE},
+                "application/json": {"schema": _reference(body), "example": example},
                 "multipart/form-data": {"schema": multipart},
                 "image/*": raw,
             }

@@ -25,11 +25,21 @@ class ImageSize(BaseModel):
     height: int
 
 
+class RunLengthMask(BaseModel):
+    """A mask in COCO's compressed run-length encoding, as pycocotools reads it."""
+
+    size: list[int] = Field(description="Height and width of the upright image.")
+    counts: str
+
+
 class DetectionResult(BaseModel):
     """One object."""
 
     bbox: list[float] = Field(description="COCO: x, y, width, height in pixels of the upright image.")
     score: float = Field(description="Calibrated probability in 0..1.")
+    segmentation: RunLengthMask | None = Field(
+        default=None, exclude_if=lambda mask: mask is None, description="From tools that segment."
+    )
 
 
 class PhraseResult(BaseModel):
@@ -117,7 +127,14 @@ def detection_of(detection: types_pb2.Detection) -> DetectionResult:
     """The REST form of ``detection``."""
     box = detection.box
     corners = (box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1)
-    return DetectionResult(bbox=[round(value, 2) for value in corners], score=round(detection.score, 5))
+    mask = detection.mask
+    return DetectionResult(
+        bbox=[round(value, 2) for value in corners],
+        score=round(detection.score, 5),
+        segmentation=RunLengthMask(size=[mask.height, mask.width], counts=mask.counts.decode("ascii"))
+        if detection.HasField("mask")
+        else None,
+    )
 
 
 def timings_of(timings: Iterable[types_pb2.Timing]) -> list[TimingEntry]:

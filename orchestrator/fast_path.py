@@ -1,4 +1,4 @@
-"""The fast path: known phrases in, detections out, one prefill and one tool call."""
+"""The fast path: known phrases in, what a tool finds of them out, one prefill and one tool call."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from orchestrator.timings import TimingLedger
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2, types_pb2
 
-# The decoder that answers Orchestrator.Detect.
-DETECTION = "detection"
+# The decoder that answers when a request names none.
+DEFAULT_TOOL = "detection"
 
 
 async def detect(
@@ -24,11 +24,12 @@ async def detect(
     if not any(phrase.strip() for phrase in request.phrases):
         raise invalid_argument("empty_prompt", "The request names nothing to look for. Send at least one phrase.")
     ledger = TimingLedger()
-    route = (await engine.catalogue.known()).route_to(DETECTION)
+    tool = request.tool or DEFAULT_TOOL
+    route = (await engine.catalogue.known()).route_to(tool)
     if route.max_groups and len(request.phrases) > route.max_groups:
         raise invalid_argument(
             "too_many_phrases",
-            f"The request names {len(request.phrases)} phrases; the {DETECTION} tool takes {route.max_groups} at once.",
+            f"The request names {len(request.phrases)} phrases; the {tool} tool takes {route.max_groups} at once.",
         )
     timeout_s = deadline.for_hop(engine.settings.tool_timeout_s)
     async with engine.prefetcher.ahead([route], request.image, request.request_id, timeout_s):

@@ -32,10 +32,11 @@ from superlink.rest import (
     DetectOptions,
     GatewayTimeout,
     GatewayUnreachable,
+    SegmentOptions,
     answer_of,
     chat_call,
-    detect_call,
     detections_of,
+    find_call,
     problem_of,
     readiness_of,
     request_id_of,
@@ -164,7 +165,19 @@ class Client:
         **options: Unpack[DetectOptions],
     ) -> DetectionAnswer:
         """Look for known categories, or for one phrase ("the leftmost dog"), without free text."""
-        call = detect_call(image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        call = find_call("/v1/detect", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        return detections_of(self._send(call))
+
+    def segment(
+        self,
+        image: ImageInput,
+        categories: Sequence[str] | None = None,
+        *,
+        phrase: str | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> DetectionAnswer:
+        """As ``detect``, with a mask for everything that is found."""
+        call = find_call("/v1/segment", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
         return detections_of(self._send(call))
 
     def ready(self) -> Readiness:
@@ -285,7 +298,19 @@ class AsyncClient:
         **options: Unpack[DetectOptions],
     ) -> DetectionAnswer:
         """As ``Client.detect``."""
-        call = detect_call(image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        call = find_call("/v1/detect", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        return detections_of(await self._send(call))
+
+    async def segment(
+        self,
+        image: ImageInput,
+        categories: Sequence[str] | None = None,
+        *,
+        phrase: str | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> DetectionAnswer:
+        """As ``Client.segment``."""
+        call = find_call("/v1/segment", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
         return detections_of(await self._send(call))
 
     async def ready(self) -> Readiness:

@@ -53,7 +53,7 @@ class Annotation:
 
 
 def annotate(image: Image.Image, detections: Sequence[Detection]) -> Annotation:
-    """A copy of ``image`` with boxes and labels, one colour a phrase.
+    """A copy of ``image`` with masks, boxes and labels, one colour a phrase.
 
     Boxes are in pixels of the upright image. Images whose longer side is under 640 px are enlarged by a whole factor.
     """
@@ -62,7 +62,6 @@ def annotate(image: Image.Image, detections: Sequence[Detection]) -> Annotation:
     canvas = image.convert("RGB").resize(
         (image.width * enlargement, image.height * enlargement), Image.Resampling.BICUBIC
     )
-    pen = ImageDraw.Draw(canvas)
     line_width = max(2, round(max(canvas.size) / 320))
     font_size = max(13, round(max(canvas.size) / 48))
     phrases = list(dict.fromkeys(detection.phrase for detection in detections))
@@ -73,6 +72,11 @@ def annotate(image: Image.Image, detections: Sequence[Detection]) -> Annotation:
         tuple(side * enlargement for side in (found.box.x1, found.box.y1, found.box.x2, found.box.y2))
         for found in detections
     ]
+    for detection in detections:
+        if detection.mask is not None:
+            tint = Image.new("RGB", canvas.size, COLOURS[phrases.index(detection.phrase) % len(COLOURS)])
+            canvas.paste(tint, mask=detection.mask.image().resize(canvas.size).point(_half))
+    pen = ImageDraw.Draw(canvas)
     for detection, (x1, y1, x2, y2) in zip(detections, scaled, strict=True):
         colour = COLOURS[phrases.index(detection.phrase) % len(COLOURS)]
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=line_width)
@@ -114,6 +118,10 @@ def _draw_label(
     taken.append((x, y, x + width, y + height))
     pen.rectangle((x, y, x + width, y + height), fill=colour)
     pen.text((x + 3, y + 1), text, fill="white", font=font)
+
+
+def _half(value: int) -> int:
+    return value // 2
 
 
 def _overlap(first: Rectangle, second: Rectangle) -> bool:

@@ -141,6 +141,13 @@ class DetectOptions(TypedDict, total=False):
     request_id: str | None
 
 
+class SegmentOptions(DetectOptions, total=False):
+    """Options of a segmentation request; None, or left out: the gateway's default."""
+
+    # One mask a phrase, of all that it means, instead of one mask a thing.
+    semantic: bool | None
+
+
 def chat_call(
     image: ImageInput | Sequence[ImageInput] | None,
     prompt: str,
@@ -166,15 +173,16 @@ def chat_call(
     return Call("POST", "/v1/chat/completions", headers, json=body)
 
 
-def detect_call(
+def find_call(
+    path: str,
     image: ImageInput,
     categories: Sequence[str] | None,
     phrase: str | None,
     *,
     timeout_s: float,
-    options: DetectOptions,
+    options: DetectOptions | SegmentOptions,
 ) -> Call:
-    """``POST /v1/detect`` as an upload, which is a quarter smaller than a data URL.
+    """``POST /v1/detect`` or ``/v1/segment`` as an upload, which is a quarter smaller than a data URL.
 
     Raises TypeError or ValueError unless exactly one of ``categories`` (a list) and ``phrase`` is given.
     """
@@ -187,7 +195,7 @@ def detect_call(
     headers = _headers(timeout_s, given.pop("request_id", None))
     wanted = {"categories": list(categories)} if categories is not None else {"phrase": phrase}
     file = ("image", encoded.content, encoded.media_type)
-    return Call("POST", "/v1/detect", headers, form={**given, **wanted}, files={"image": file})
+    return Call("POST", path, headers, form={**given, **wanted}, files={"image": file})
 
 
 def answer_of(response: httpx.Response) -> Answer:

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
+
+from superlink.run_length import decode_mask
 
 
 class Result(BaseModel):
@@ -31,6 +34,18 @@ class Box(Result):
     y2: float
 
 
+class RunLengthMask(Result):
+    """A mask in COCO's compressed run-length encoding."""
+
+    # Height and width of the upright image.
+    size: tuple[int, int]
+    counts: str
+
+    def image(self) -> Image.Image:
+        """Mode "L", 255 where the mask is set. Raises ValueError when the encoding is broken."""
+        return decode_mask(self.size, self.counts)
+
+
 class Detection(Result):
     """One object and the words that asked for it."""
 
@@ -38,6 +53,8 @@ class Detection(Result):
     box: Box
     # Calibrated probability in 0..1.
     score: float
+    # From tools that segment.
+    mask: RunLengthMask | None = None
 
 
 class FoundObject(Result):
@@ -46,6 +63,7 @@ class FoundObject(Result):
     # COCO: x, y, width, height in pixels of the upright image.
     bbox: tuple[float, float, float, float]
     score: float
+    segmentation: RunLengthMask | None = None
 
 
 class CategoryObject(FoundObject):
@@ -71,7 +89,8 @@ class PhraseResult(Result):
     def detections(self) -> tuple[Detection, ...]:
         """The objects with the phrase that asked for them."""
         return tuple(
-            Detection(phrase=self.phrase, box=_corners(found.bbox), score=found.score) for found in self.objects
+            Detection(phrase=self.phrase, box=_corners(found.bbox), score=found.score, mask=found.segmentation)
+            for found in self.objects
         )
 
 
@@ -212,7 +231,8 @@ class DetectionAnswer(Result):
     def detections(self) -> tuple[Detection, ...]:
         """Everything that was found, best first."""
         return tuple(
-            Detection(phrase=found.category, box=_corners(found.bbox), score=found.score) for found in self.objects
+            Detection(phrase=found.category, box=_corners(found.bbox), score=found.score, mask=found.segmentation)
+            for found in self.objects
         )
 
 

@@ -14,7 +14,7 @@ from tests.integration.lean_environment import distributions_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WORKERS = ("mllm", "detection", "pose", "segmentation", "diffusion")
-SHARED = ("superlink", "services.runtime", "services.backbones")
+SHARED = ("superlink", "services.runtime", "services.backbones", "services.grounding")
 # Room -> the rooms that it may import, itself apart.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "superlink": (),
@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "orchestrator": ("superlink",),
     "services.runtime": ("superlink",),
     "services.backbones": (),
+    "services.grounding": ("superlink", "services.runtime", "services.backbones"),
     **{f"services.{worker}": SHARED for worker in WORKERS},
     "services.corpus": ("superlink", "services.runtime"),
     "services.instruct": ("superlink", "services.runtime"),
@@ -140,7 +141,8 @@ def test_the_rules_let_allowed_imports_pass(module: str, source: str) -> None:
         ("gateway", ("gateway",)),
         ("orchestrator", ("orchestrator",)),
         ("mllm", ("services/mllm", "services/runtime")),
-        ("detection", ("services/detection", "services/runtime")),
+        ("detection", ("services/detection", "services/grounding", "services/runtime")),
+        ("segmentation", ("services/segmentation", "services/grounding", "services/runtime")),
         ("trainer", ("services/trainer",)),
         ("evaluation", ("services/evaluation",)),
     ],

@@ -28,7 +28,8 @@ from services.evaluation.scenes_set import (
 from services.mllm.conversation import ImagePart, RoutedPhrase, Text
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import EVALUATION_SEED_START, Composer
-from services.trainer.scenes.conversations import Conversation, TaskError, sample_conversation
+from services.trainer.scenes.conversation import Conversation, TaskError
+from services.trainer.scenes.conversations import sample_conversation
 from services.trainer.scenes.scene import Scene
 
 # Tasks asked about every scene, and about every second and every fourth one.

@@ -41,6 +41,13 @@ class LanguageSize(Section):
     tied_embeddings: bool = True
 
 
+# Routing tokens are no passwords.
+DEFAULT_ROUTES = (
+    Route(token="[DET]", decoder="detection"),  # noqa: S106
+    Route(token="[SEG]", decoder="segmentation"),  # noqa: S106
+)
+
+
 class MllmConfig(Section):
     """Everything needed to build an MLLM and to know which decoders its links fit."""
 
@@ -48,7 +55,7 @@ class MllmConfig(Section):
     version: str = "1"
     # Links are understood only by decoders that declare the same version.
     adapter_version: str = "tiny-1"
-    routes: tuple[Route, ...] = (Route(token="[DET]", decoder="detection"),)  # noqa: S106  # a routing token
+    routes: tuple[Route, ...] = DEFAULT_ROUTES
     vocab_size: PositiveInt
     pad_token_id: int
     image_token_id: int

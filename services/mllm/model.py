@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
 
 from services.backbones.residual import ResidualStem
-from services.mllm.config import MllmConfig
+from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
 from services.mllm.slots import SLOT_ATTENTION, SlotCache, Step
 from services.mllm.super_link import Route, SuperLink
@@ -104,7 +104,7 @@ class Mllm(nn.Module):
     def from_public(
         cls,
         folder: Path,
-        routes: Sequence[Route] = MllmConfig.model_fields["routes"].default,
+        routes: Sequence[Route] = DEFAULT_ROUTES,
         name: str = "",
         adapter_version: str = "untrained",
     ) -> tuple[Mllm, MllmTokenizer]:

@@ -36,7 +36,7 @@ CONTROL_TOKENS = (
     LINK,
 )
 
-DEFAULT_ROUTES: Mapping[str, int] = {"[DET]": 4}
+DEFAULT_ROUTES: Mapping[str, int] = {"[DET]": 4, "[SEG]": 4}
 
 # Spaces, digits and Han characters stand alone, so that a word has the same ids wherever it occurs ("dog" in a
 # question, after "<ref>", before a comma): a small model then copies a phrase token by token.

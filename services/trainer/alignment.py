@@ -31,23 +31,25 @@ def category_of(phrase: str) -> int:
     return _CATEGORY_OF_NAME.get(phrase.lower(), -1)
 
 
-def alignment_term(
-    mllm: Mllm, decoder: str, parts: Sequence[LanguageBatch], states: Sequence[Tensor], vocabulary: Tensor
-) -> Tensor:
+def alignment_term(mllm: Mllm, parts: Sequence[LanguageBatch], states: Sequence[Tensor], vocabulary: Tensor) -> Tensor:
     """Cross-entropy of every link against its row, and half the squared distance from it, a dimension.
 
-    For the cross-entropy the rows ``[categories, width]`` are Gaussians of one variance.
+    For the cross-entropy the rows ``[categories, width]`` are Gaussians of one variance. All decoders whose links are
+    as wide share these rows.
 
     ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links of anything but category
     names have no say. Zero when there are none.
     """
+    decoders = {route.decoder for route in mllm.config.routes if route.pooled and route.width == vocabulary.shape[1]}
     links, categories = [], []
     for part, hidden in zip(parts, states, strict=True):
-        for row_links, groups in zip(mllm.links(hidden, part.groups, decoder), part.groups, strict=True):
-            known = [place for place, group in enumerate(groups) if category_of(group.phrase) >= 0]
-            if known:
-                links.append(row_links[known])
-                categories.extend(category_of(groups[place].phrase) for place in known)
+        for decoder in sorted(decoders):
+            for row_links, row in zip(mllm.links(hidden, part.groups, decoder), part.groups, strict=True):
+                groups = [group for group in row if mllm.link.routes[group.route].decoder == decoder]
+                known = [place for place, group in enumerate(groups) if category_of(group.phrase) >= 0]
+                if known:
+                    links.append(row_links[known])
+                    categories.extend(category_of(groups[place].phrase) for place in known)
     if not links:
         return states[0].new_zeros(())
     wanted = torch.tensor(categories, device=vocabulary.device)

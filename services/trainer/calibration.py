@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from services.detection.boxes import suppress_duplicates, to_corners
-from services.detection.configuration import Calibration
 from services.detection.model import Detector
+from services.grounding.boxes import suppress_duplicates, to_corners
+from services.grounding.configuration import Calibration
 from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.choosing import maybe_present
 from services.trainer.scenes.referring import members

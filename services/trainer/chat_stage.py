@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from services.detection.model import Detector
-from services.mllm.config import MllmConfig
+from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
+from services.mllm.extension import load_with_routes
 from services.mllm.model import Mllm, TowerOutput, language_loss
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
@@ -49,6 +50,7 @@ LANGUAGE_PARTS = 4
 # Most of what needs no sight was learned before; long lists are what is missing longest.
 _TASKS = TASK_WEIGHTS | {
     "detect_several": 0.45,
+    "boxes_and_masks": 0.25,
     "open": 0.3,
     "caption": 0.12,
     "count_without_tools": 0.07,
@@ -106,7 +108,7 @@ class ChatStage(Stage):
         terms = {"language": words, **sight_terms(self.mllm, self.dense, tower, cells, self.first_words.to(device))}
         if self.vocabulary is not None:
             rows = self.vocabulary.to(device)
-            terms["alignment"] = alignment_term(self.mllm, self.recipe.detector.name, batch.language, states, rows)
+            terms["alignment"] = alignment_term(self.mllm, batch.language, states, rows)
         return terms
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
@@ -121,12 +123,12 @@ class ChatStage(Stage):
 
 
 def start_mllm(recipe: Recipe) -> tuple[Mllm, MllmTokenizer]:
-    """The MLLM of an earlier run, or a new one with a tokenizer trained on the recipe's text.
+    """The MLLM of an earlier run, with the routes that it lacks, or a new one with a tokenizer of the recipe's text.
 
     With ``start_from.stem`` it takes the first stages of that detector's backbone as its convolutional stem.
     """
     if "mllm" in recipe.start_from:
-        mllm, tokenizer = Mllm.load(recipe.start_from["mllm"])
+        mllm, tokenizer = load_with_routes(recipe.start_from["mllm"], DEFAULT_ROUTES)
     else:
         tokenizer = MllmTokenizer.train(all_texts(recipe.seed, _TOKENIZER_TEXTS), _VOCABULARY)
         adapter_version = recipe.detector.adapter_version

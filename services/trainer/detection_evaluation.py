@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from services.detection.model import Detector
-from services.detection.structures import DetectorOptions
+from services.grounding.structures import GroundingOptions
+from services.trainer.coco_figures import coco_average_precision, corner_to_size
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.scene import Scene
 
@@ -38,7 +35,15 @@ def evaluate_detector(
         present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
         absent = [int(index) for index in rng.permutation(len(CATEGORIES)) if index not in present][:_ABSENT]
         asked.append(present + absent)
-        truths.extend((number, CATEGORY_INDEX[thing.category.key], thing.box, thing.area) for thing in scene.objects)
+        truths.extend(
+            {
+                "image_id": number,
+                "category_id": CATEGORY_INDEX[thing.category.key],
+                "bbox": corner_to_size(thing.box),
+                "area": thing.area,
+            }
+            for thing in scene.objects
+        )
     for start in range(0, len(scenes), _BATCH):
         part = scenes[start : start + _BATCH]
         prepared = [detector.prepare(scene.image) for scene in part]
@@ -54,63 +59,25 @@ def evaluate_detector(
             outputs,
             [image.original_size for image in prepared],
             [len(categories) for categories in asked[start : start + _BATCH]],
-            [DetectorOptions(score_threshold=0.01)] * len(part),
+            [GroundingOptions(score_threshold=0.01)] * len(part),
         )
         for row, result in enumerate(results):
             categories = asked[start + row]
             for box, score, group in zip(result.boxes, result.scores, result.groups, strict=True):
-                found.append((start + row, categories[int(group)], box, float(score)))
+                found.append(
+                    {
+                        "image_id": start + row,
+                        "category_id": categories[int(group)],
+                        "bbox": corner_to_size(box),
+                        "score": float(score),
+                    }
+                )
             present_count = len(categories) - _ABSENT
             presence.extend(
                 bool(is_found) == (index < present_count) for index, is_found in enumerate(result.presence_found)
             )
     detector.train(training)
-    average_precision, average_precision_50 = coco_average_precision(len(scenes), truths, found)
+    average_precision, average_precision_50 = coco_average_precision(
+        [(scene.height, scene.width) for scene in scenes], truths, found, "bbox"
+    )
     return {"ap": average_precision, "ap50": average_precision_50, "presence": float(np.mean(presence))}
-
-
-def coco_average_precision(
-    images: int,
-    truths: Sequence[tuple[int, int, Sequence[float], float]],
-    found: Sequence[tuple[int, int, Sequence[float], float]],
-) -> tuple[float, float]:
-    """AP over IoU 0.5 to 0.95, and AP at 0.5, by pycocotools.
-
-    ``truths`` holds (image, category, corner box, area), ``found`` (image, category, corner box, score).
-    """
-    if not found:
-        return 0.0, 0.0
-    with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
-        reference.dataset = {
-            "images": [{"id": number} for number in range(images)],
-            "categories": [{"id": number} for number in range(len(CATEGORIES))],
-            "annotations": [
-                {
-                    "id": number + 1,
-                    "image_id": image,
-                    "category_id": category,
-                    "bbox": _corner_to_size(box),
-                    "area": area,
-                    "iscrowd": 0,
-                }
-                for number, (image, category, box, area) in enumerate(truths)
-            ],
-        }
-        reference.createIndex()
-        results = reference.loadRes(
-            [
-                {"image_id": image, "category_id": category, "bbox": _corner_to_size(box), "score": score}
-                for image, category, box, score in found
-            ]
-        )
-        evaluation = COCOeval(reference, results, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return float(evaluation.stats[0]), float(evaluation.stats[1])
-
-
-def _corner_to_size(box: Sequence[float]) -> list[float]:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return [x1, y1, x2 - x1, y2 - y1]

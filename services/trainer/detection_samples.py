@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from services.detection.boxes import to_centres
-from services.detection.structures import DetectionTargets
+from services.grounding.boxes import to_centres
+from services.grounding.structures import GroundingTargets
 from services.trainer.scenes.scene import Scene
 
 
@@ -17,13 +17,18 @@ def image_targets(scene: Scene, groups: Sequence[Sequence[int]]) -> tuple[Tensor
 
     ``groups`` lists the scene's objects that each group means; objects that no group means are left out.
     """
-    wanted = sorted({index for group in groups for index in group})
+    wanted = meant_objects(groups)
     boxes = torch.tensor([scene.objects[index].box for index in wanted], dtype=torch.float32).reshape(-1, 4)
     membership = torch.tensor([[index in group for group in groups] for index in wanted], dtype=torch.bool)
     return to_centres(boxes / max(scene.height, scene.width)), membership.reshape(len(wanted), len(groups))
 
 
-def pad_targets(targets: Sequence[tuple[Tensor, Tensor]]) -> DetectionTargets:
+def meant_objects(groups: Sequence[Sequence[int]]) -> list[int]:
+    """The scene's objects that some group means, in order."""
+    return sorted({index for group in groups for index in group})
+
+
+def pad_targets(targets: Sequence[tuple[Tensor, Tensor]]) -> GroundingTargets:
     """Stack the targets of several images; the normaliser is this rank's count and is replaced by the global one."""
     objects = max(1, *(boxes.shape[0] for boxes, _ in targets))
     groups = max(membership.shape[1] for _, membership in targets)
@@ -35,4 +40,4 @@ def pad_targets(targets: Sequence[tuple[Tensor, Tensor]]) -> DetectionTargets:
         boxes[row, :count] = image_boxes
         memberships[row, :count, : membership.shape[1]] = membership
         mask[row, :count] = True
-    return DetectionTargets(boxes, memberships, mask, normaliser=max(1.0, float(mask.sum())))
+    return GroundingTargets(boxes, memberships, mask, normaliser=max(1.0, float(mask.sum())))

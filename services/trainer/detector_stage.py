@@ -7,14 +7,16 @@ Later stages take the detector over and teach the MLLM to speak to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from services.detection.model import Detector
-from services.detection.structures import DetectionTargets
+from services.grounding.network import GroundingDecoder
+from services.grounding.structures import GroundingTargets
 from services.runtime.weights import load_weights
 from services.trainer.dense_supervision import DenseHead, category_map, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
@@ -30,6 +32,8 @@ _DENSE_WEIGHT = 1.0
 # Noise on the rows, relative to their length: the MLLM's links will never be exact.
 _LINK_NOISE = 0.1
 
+Targets = TypeVar("Targets", bound=GroundingTargets)
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -41,7 +45,7 @@ class _Sample:
 @dataclass(frozen=True)
 class _Batch:
     pixels: Tensor
-    targets: DetectionTargets
+    targets: GroundingTargets
     cells: tuple[Tensor, ...]
 
 
@@ -71,13 +75,10 @@ class DetectorStage(Stage):
 
     def losses(self, batch: _Batch) -> dict[str, Tensor]:
         """See ``Stage``."""
-        rows = self.detector.vocabulary.weight
-        links = rows.expand(batch.pixels.shape[0], -1, -1)
-        links = links + torch.randn_like(links) * rows.detach().std() * _LINK_NOISE
-        link_mask = torch.ones(links.shape[:2], dtype=torch.bool, device=rows.device)
-        targets = to_device(batch.targets, rows.device)
-        targets = replace(targets, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), rows.device)))
-        features = self.detector.encode(batch.pixels.to(rows.device))
+        device = self.detector.logit_bias.device
+        links, link_mask = noisy_vocabulary(self.detector, len(batch.pixels))
+        targets = share_targets(batch.targets, device)
+        features = self.detector.encode(batch.pixels.to(device))
         terms = self.detector.loss(self.detector(features, links, link_mask, targets), targets)
         return {**terms, "dense": _DENSE_WEIGHT * detector_dense_term(self.dense, features, batch.cells)}
 
@@ -103,8 +104,19 @@ def start_detector(recipe: Recipe) -> tuple[Detector, DenseHead]:
     return detector, dense
 
 
-def to_device(targets: DetectionTargets, device: torch.device) -> DetectionTargets:
-    """The same targets on ``device``."""
-    return replace(
-        targets, boxes=targets.boxes.to(device), groups=targets.groups.to(device), mask=targets.mask.to(device)
-    )
+def noisy_vocabulary(decoder: GroundingDecoder[Any, Any, Any], images: int) -> tuple[Tensor, Tensor]:
+    """All rows as links ``[images, vocabulary, link_width]``, as inexact as the MLLM's will be, and their mask."""
+    rows = decoder.vocabulary.weight
+    links = rows.expand(images, -1, -1)
+    links = links + torch.randn_like(links) * rows.detach().std() * _LINK_NOISE
+    return links, torch.ones(links.shape[:2], dtype=torch.bool, device=rows.device)
+
+
+def share_targets(targets: Targets, device: torch.device) -> Targets:
+    """The same targets on ``device``, normalised by the objects of all ranks."""
+    moved = {
+        field.name: value.to(device)
+        for field in fields(targets)
+        if isinstance(value := getattr(targets, field.name), Tensor)
+    }
+    return replace(targets, **moved, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), device)))

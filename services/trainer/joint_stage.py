@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.detection.structures import DetectionTargets
+from services.grounding.structures import GroundingTargets
 from services.mllm.conversation import fast_path
 from services.runtime.decoder import pad_links
 from services.trainer.alignment import alignment_term, category_of
@@ -31,17 +31,13 @@ from services.trainer.chat_stage import (
 from services.trainer.dense_supervision import category_map, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
-from services.trainer.detector_stage import start_detector, to_device
-from services.trainer.distributed import mean_over_ranks
+from services.trainer.detector_stage import share_targets, start_detector
 from services.trainer.mllm_samples import one_tile, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
+from services.trainer.scenes.answers import BOXES
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
-from services.trainer.scenes.conversations import (
-    TASK_WEIGHTS,
-    Conversation,
-    draw_conversation,
-    expected_phrases,
-)
+from services.trainer.scenes.conversation import Conversation, expected_phrases, routed_phrases
+from services.trainer.scenes.conversations import TASK_WEIGHTS, draw_conversation
 from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, make_composer, save_parts
@@ -85,7 +81,7 @@ class _Batch:
     pixels: Tensor
     beside: list[list[int]]
     cells: tuple[Tensor, ...]
-    targets: DetectionTargets
+    targets: GroundingTargets
     # Conversations of each scene; the first is the detector's.
     conversations: int
 
@@ -147,11 +143,10 @@ class JointStage(Stage):
         device = rows.device
         tower = self.mllm.tower(batch.chat.tiles.to(device))
         words, states = language_term(self.mllm, batch.chat.language, tower.features)
-        aligned = alignment_term(self.mllm, self.recipe.detector.name, batch.chat.language, states, rows)
+        aligned = alignment_term(self.mllm, batch.chat.language, states, rows)
         links = self._links(batch, states)
         padded, link_mask = pad_links(links)
-        targets = to_device(batch.targets, device)
-        targets = replace(targets, normaliser=max(1.0, mean_over_ranks(float(targets.mask.sum()), device)))
+        targets = share_targets(batch.targets, device)
         features = self.detector.encode(batch.pixels.to(device))
         outputs = self.detector(features, padded, link_mask, targets)
         return {
@@ -220,10 +215,10 @@ class JointStage(Stage):
 
 
 def _grounding(scene: Scene, rng: np.random.Generator) -> Conversation:
-    """A conversation whose answer routes a phrase."""
+    """A conversation whose answer routes phrases to the detector."""
     while True:
         conversation = draw_conversation(scene, rng, _GROUNDING_TASKS)
-        if conversation.targets:
+        if conversation.targets and all(phrase.route == BOXES for phrase in routed_phrases(conversation)):
             return conversation
 
 

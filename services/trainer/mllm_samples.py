@@ -16,7 +16,7 @@ from services.mllm.conversation import ImagePart, Rendered, RenderedGroup, rende
 from services.mllm.tiling import cut_tiles
 from services.mllm.tokenizer import MllmTokenizer
 from services.trainer.dense_supervision import sample_cells
-from services.trainer.scenes.conversations import Conversation
+from services.trainer.scenes.conversation import Conversation
 from services.trainer.scenes.scene import Scene
 
 

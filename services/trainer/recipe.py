@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from services.detection.configuration import DetectorConfig
+from services.segmentation.configuration import SegmenterConfig
 from superlink.configuration import Section, load_yaml
 
 
@@ -61,10 +62,10 @@ class Recipe(Section):
     """One training run."""
 
     name: str
-    # detector: the detector alone, with a table of categories in place of the MLLM's link embeddings.
+    # detector: the detector alone, with its vocabulary in place of the MLLM's link embeddings. segmenter: likewise.
     # words: the language model alone, without sight. chat: the MLLM alone, on conversations. joint: MLLM and detector,
     # through the super link.
-    stage: Literal["detector", "words", "chat", "joint"]
+    stage: Literal["detector", "segmenter", "words", "chat", "joint"]
     seed: int = 0
     threads: PositiveInt = 2
     schedule: Schedule
@@ -72,6 +73,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     detector: DetectorConfig = DetectorConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
     # Modules that do not learn, by their path: ["mllm.internvl.model.vision_tower"].
     frozen: tuple[str, ...] = ()
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.

@@ -6,11 +6,13 @@ from services.trainer.chat_stage import ChatStage
 from services.trainer.detector_stage import DetectorStage
 from services.trainer.joint_stage import JointStage
 from services.trainer.recipe import Recipe
+from services.trainer.segmenter_stage import SegmenterStage
 from services.trainer.stage import Stage
 from services.trainer.words_stage import WordsStage
 
 _STAGES: dict[str, type[Stage]] = {
     "detector": DetectorStage,
+    "segmenter": SegmenterStage,
     "words": WordsStage,
     "chat": ChatStage,
     "joint": JointStage,

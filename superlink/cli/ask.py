@@ -1,4 +1,4 @@
-"""``superlink ask`` and ``superlink detect``: questions to a running stack, or to one that lives for the call."""
+"""``superlink ask``, ``detect`` and ``segment``: questions to a running stack, or to one that lives for the call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, Url
 from superlink.cli.up import stack_for_one_call
 from superlink.client import Client
 from superlink.drawing import FONT_VARIABLE, annotate
-from superlink.results import Answer, Detection, Finished, ObservationRead, PhraseResult, TextDelta, Timing
+from superlink.results import (
+    Answer,
+    Detection,
+    DetectionAnswer,
+    Finished,
+    ObservationRead,
+    PhraseResult,
+    TextDelta,
+    Timing,
+)
 
 ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or WebP file.", show_default=False)]
 StartOption = Annotated[bool, typer.Option("--start", help="Start a stack for this call and stop it afterwards.")]
@@ -98,6 +107,38 @@ def detect(
     content = _read(image)
     with _gateway(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
         found = client.detect(content, categories, score_threshold=threshold)
+    _report(content, found, timings, out, json_file)
+
+
+def segment(
+    image: ImageArgument,
+    categories: Annotated[
+        list[str], typer.Argument(help='What to cut out: dog cat "red apple" 小狗.', show_default=False)
+    ],
+    semantic: Annotated[
+        bool, typer.Option("--semantic", help="One mask a name, of all that it means, instead of one a thing.")
+    ] = False,
+    url: UrlOption = None,
+    start: StartOption = False,
+    out: OutOption = None,
+    json_file: JsonOption = None,
+    threshold: ThresholdOption = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Also print where the time went.")] = False,
+    timeout_s: TimeoutOption = 60.0,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings: SetOption = None,
+) -> None:
+    """Cut named things out of an image, pixel by pixel; --out draws the masks, --json writes them.
+
+    Example: superlink segment scene.png dog cat --out masks.png
+    """
+    content = _read(image)
+    with _gateway(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+        found = client.segment(content, categories, score_threshold=threshold, semantic=semantic or None)
+    _report(content, found, timings, out, json_file)
+
+
+def _report(content: bytes, found: DetectionAnswer, timings: bool, out: Path | None, json_file: Path | None) -> None:
     _print_detections(found.detections)
     for presence in found.presence:
         if not presence.found:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.markup import escape
 
-from superlink.cli.ask import ask, detect
+from superlink.cli.ask import ask, detect, segment
 from superlink.cli.console import notes
 from superlink.cli.doctor import doctor
 from superlink.cli.rooms import add_room_commands, missing_extra_message, room_commands
@@ -22,6 +22,7 @@ OWN_COMMANDS: dict[str, Callable[..., None]] = {
     "status": status,
     "ask": ask,
     "detect": detect,
+    "segment": segment,
     "doctor": doctor,
 }
 CONFIGURATION_EXIT_CODE = 2

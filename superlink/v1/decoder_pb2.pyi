@@ -160,23 +160,29 @@ Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
 
 @_typing.final
 class DetectionOptions(_message.Message):
+    """What all tools that find things in an image understand."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_DETECTIONS_FIELD_NUMBER: _builtins.int
+    SEMANTIC_FIELD_NUMBER: _builtins.int
     score_threshold: _builtins.float
     """Detections below this probability are dropped. Unset: the decoder's calibrated default."""
     max_detections: _builtins.int
     """Unset: 100."""
+    semantic: _builtins.bool
+    """Of tools that segment: one mask a group, of all that it means, instead of one mask a thing."""
     def __init__(
         self,
         *,
         score_threshold: _builtins.float | None = ...,
         max_detections: _builtins.int | None = ...,
+        semantic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections", "_score_threshold", b"_score_threshold", "max_detections", b"max_detections", "score_threshold", b"score_threshold", "semantic", b"semantic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_detections: _TypeAlias = _typing.Literal["max_detections"]  # noqa: Y015
     _WhichOneofArgType__max_detections: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections"]  # noqa: Y015

@@ -299,7 +299,10 @@ class DetectRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     PHRASES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    tool: _builtins.str
+    """The tool to ask, "segmentation" for masks. Unset: "detection"."""
     @_builtins.property
     def image(self) -> _types_pb2.Image: ...
     @_builtins.property
@@ -313,10 +316,11 @@ class DetectRequest(_message.Message):
         image: _types_pb2.Image | None = ...,
         phrases: _abc.Iterable[_builtins.str] | None = ...,
         options: _decoder_pb2.DetectionOptions | None = ...,
+        tool: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options", "phrases", b"phrases", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options", "phrases", b"phrases", "request_id", b"request_id", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

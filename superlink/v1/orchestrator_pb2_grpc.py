@@ -69,7 +69,7 @@ class OrchestratorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Detect(self, request, context):
-        """The fast path: phrases in, detections out, no free decoding.
+        """The fast path: phrases in, what one tool finds of them out, no free decoding.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

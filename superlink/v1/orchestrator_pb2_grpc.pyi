@@ -36,7 +36,7 @@ class OrchestratorStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DescribeOrchestratorRequest, _orchestrator_pb2.DescribeOrchestratorResponse]
     Answer: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.AnswerRequest, _orchestrator_pb2.AnswerEvent]
     Detect: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DetectRequest, _orchestrator_pb2.DetectResponse]
-    """The fast path: phrases in, detections out, no free decoding."""
+    """The fast path: phrases in, what one tool finds of them out, no free decoding."""
 
 @_typing.type_check_only
 class OrchestratorAsyncStub(OrchestratorStub):
@@ -46,7 +46,7 @@ class OrchestratorAsyncStub(OrchestratorStub):
     Describe: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DescribeOrchestratorRequest, _orchestrator_pb2.DescribeOrchestratorResponse]  # type: ignore[assignment]
     Answer: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.AnswerRequest, _orchestrator_pb2.AnswerEvent]  # type: ignore[assignment]
     Detect: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DetectRequest, _orchestrator_pb2.DetectResponse]  # type: ignore[assignment]
-    """The fast path: phrases in, detections out, no free decoding."""
+    """The fast path: phrases in, what one tool finds of them out, no free decoding."""
 
 class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
     """The answer engine: turns the MLLM's routing tokens into tool calls and merges what comes back."""
@@ -71,6 +71,6 @@ class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.DetectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.DetectResponse, _abc.Awaitable[_orchestrator_pb2.DetectResponse]]:
-        """The fast path: phrases in, detections out, no free decoding."""
+        """The fast path: phrases in, what one tool finds of them out, no free decoding."""
 
 def add_OrchestratorServicer_to_server(servicer: OrchestratorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -247,29 +247,35 @@ Global___LinkGroup: _TypeAlias = LinkGroup  # noqa: Y015
 
 @_typing.final
 class Detection(_message.Message):
-    """One object found for one group of the call."""
+    """One object found for one group of the call; or, from a tool that was asked for semantic masks, all of a group at once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BOX_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Calibrated probability in 0..1."""
     group: _builtins.int
     """Index into the groups of the request."""
     @_builtins.property
     def box(self) -> Global___Box: ...
+    @_builtins.property
+    def mask(self) -> Global___Mask:
+        """Of the size of the upright image; set by tools that segment."""
+
     def __init__(
         self,
         *,
         box: Global___Box | None = ...,
         score: _builtins.float = ...,
         group: _builtins.int = ...,
+        mask: Global___Mask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "group", b"group", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "group", b"group", "mask", b"mask", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

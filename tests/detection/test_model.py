@@ -7,28 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from services.detection.boxes import generalised_iou, plain_iou, suppress_duplicates, to_centres, to_corners
-from services.detection.configuration import Calibration, DetectorConfig
-from services.detection.losses import detection_loss, match, varifocal_loss
 from services.detection.model import Detector
-from services.detection.structures import DetectionTargets, DetectorOptions
+from services.grounding.configuration import Calibration
+from services.grounding.structures import GroundingOptions
 from services.runtime.weights import WeightsError
-
-SMALL = DetectorConfig(
-    image_side=64,
-    width=32,
-    heads=2,
-    backbone_base_channels=16,
-    feed_forward_width=32,
-    encoder_layers=2,
-    decoder_layers=2,
-    sampling_points=2,
-    queries=12,
-    denoising_queries=8,
-    link_width=16,
-    vocabulary=6,
-    vocabulary_radius=2.0,
-)
+from tests.grounding.small import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +102,7 @@ def test_results_are_in_pixels_of_the_original(detector: Detector) -> None:
         detector.encode(prepared.pixels[None]), torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool)
     )
 
-    [result] = detector.decode(outputs, [prepared.original_size], [3], [DetectorOptions(score_threshold=0.0)])
+    [result] = detector.decode(outputs, [prepared.original_size], [3], [GroundingOptions(score_threshold=0.0)])
 
     assert prepared.original_size == (90, 160)
     assert result.boxes.min() >= 0
@@ -146,7 +129,7 @@ def test_what_is_there_has_a_box_and_what_is_not_there_has_none(
         )
     )
 
-    [result] = calibrated.decode(outputs, [(64, 64)], [5], [DetectorOptions()])
+    [result] = calibrated.decode(outputs, [(64, 64)], [5], [GroundingOptions()])
 
     assert result.presence_found.sum() == 2
     assert sorted(result.groups.tolist()) == np.flatnonzero(result.presence_found).tolist()
@@ -169,116 +152,3 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, detector: Detector) -
 
     with pytest.raises(WeightsError, match=r"missing.*unknown \(nonsense\)"):
         Detector.load(tmp_path)
-
-
-def test_varifocal_loss_has_its_textbook_values() -> None:
-    # p = 0.5: the target times the entropy for positives, 0.75 * 0.25 * ln 2 for a negative.
-    values = varifocal_loss(torch.zeros(3), torch.tensor([1.0, 0.5, 0.0]))
-
-    torch.testing.assert_close(values, torch.tensor([1.0, 0.5, 0.1875]) * np.log(2))
-
-
-def test_varifocal_loss_wants_a_score_that_says_how_well_the_box_fits() -> None:
-    logits = torch.linspace(-4, 4, 81)
-    values = varifocal_loss(logits, torch.full_like(logits, 0.6))
-
-    assert float(torch.sigmoid(logits[values.argmin()])) == pytest.approx(0.6, abs=0.02)
-
-
-def test_generalised_iou_has_its_textbook_values() -> None:
-    first = torch.tensor([0.0, 0.0, 2.0, 2.0])
-    others = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
-
-    # The same box; half of it shared; two units of hull between them.
-    torch.testing.assert_close(generalised_iou(first, others), torch.tensor([1.0, 1 / 3, -1 / 3]))
-    torch.testing.assert_close(to_corners(to_centres(others)), others)
-
-
-def test_plain_iou_is_the_shared_part_of_the_union() -> None:
-    first = torch.tensor([0.0, 0.0, 2.0, 2.0])
-    others = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [4.0, 0.0, 6.0, 2.0]])
-
-    torch.testing.assert_close(plain_iou(first, others), torch.tensor([1.0, 1 / 3, 0.0]))
-
-
-def test_a_thing_found_twice_is_reported_once() -> None:
-    boxes = torch.tensor(
-        [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 0.0, 30.0, 10.0], [5.0, 0.0, 15.0, 10.0]]
-    )
-
-    keep = suppress_duplicates(boxes, torch.tensor([0.8, 0.9, 0.5, 0.4]), 0.7)
-
-    assert keep.tolist() == [False, True, True, True]
-
-
-def test_matching_takes_the_right_queries_in_every_layer() -> None:
-    boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1]]])
-    logits = torch.full((1, 3, 2), -4.0)
-    logits[0, 1, 0] = logits[0, 2, 1] = 4.0
-    targets = DetectionTargets(
-        boxes=torch.tensor([[[0.5, 0.5, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]]]),
-        groups=torch.tensor([[[False, True], [True, False]]]),
-        mask=torch.ones(1, 2, dtype=torch.bool),
-        normaliser=2.0,
-    )
-
-    matches = match(logits[None], boxes[None], targets)
-
-    assert matches.tolist() == [[[-1, 1, 0]]]
-
-
-def test_images_without_objects_still_teach_the_classes() -> None:
-    torch.manual_seed(0)
-    detector = Detector(SMALL).train()
-    targets = DetectionTargets(
-        boxes=torch.full((1, 1, 4), 0.5),
-        groups=torch.zeros(1, 1, 3, dtype=torch.bool),
-        mask=torch.zeros(1, 1, dtype=torch.bool),
-        normaliser=1.0,
-    )
-
-    outputs = detector(
-        detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool), targets
-    )
-    terms = detection_loss(outputs, targets)
-
-    assert terms["class"].item() > 0
-    assert terms["box"].item() == 0
-
-
-def test_gradients_reach_the_links_through_matching_and_denoising() -> None:
-    torch.manual_seed(0)
-    detector = Detector(SMALL).train()
-    links = torch.randn(2, 3, 16, requires_grad=True)
-    targets = DetectionTargets(
-        boxes=torch.full((2, 1, 4), 0.4),
-        groups=torch.tensor([[[True, False, False]], [[False, True, True]]]),
-        mask=torch.ones(2, 1, dtype=torch.bool),
-        normaliser=2.0,
-    )
-
-    outputs = detector(detector.encode(torch.randn(2, 3, 64, 64)), links, torch.ones(2, 3, dtype=torch.bool), targets)
-    terms = detection_loss(outputs, targets)
-    torch.stack(list(terms.values())).sum().backward()
-
-    assert outputs.denoising_count == 8
-    assert {"denoising_class", "denoising_box", "denoising_iou"} <= terms.keys()
-    assert links.grad is not None
-    assert bool((links.grad.abs().sum(dim=-1) > 0).all())
-
-
-def test_losses_scale_with_the_normaliser() -> None:
-    torch.manual_seed(0)
-    detector = Detector(SMALL).eval()
-    targets = DetectionTargets(
-        torch.full((1, 1, 4), 0.4), torch.ones(1, 1, 2, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool), 1.0
-    )
-    outputs = detector(
-        detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 2, 16), torch.ones(1, 2, dtype=torch.bool)
-    )
-
-    once = detection_loss(outputs, targets)
-    halved = detection_loss(outputs, DetectionTargets(targets.boxes, targets.groups, targets.mask, 2.0))
-
-    for name, value in once.items():
-        torch.testing.assert_close(value / 2, halved[name])

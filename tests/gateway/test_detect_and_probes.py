@@ -18,6 +18,7 @@ from scripted_workers import detection, detections
 
 from orchestrator.catalogue import FRESH_FOR_S
 from superlink.errors import SuperlinkError
+from superlink.v1 import types_pb2
 
 
 async def test_detect_answers_in_coco_boxes(gateway: LiveGateway, png: bytes) -> None:
@@ -51,6 +52,38 @@ async def test_detect_answers_in_coco_boxes(gateway: LiveGateway, png: bytes) ->
     assert request.detection.score_threshold == pytest.approx(0.4)
     assert request.detection.max_detections == 7
     assert request.image.encoded == png
+
+
+async def test_segment_asks_the_segmentation_tool_and_answers_with_masks(gateway: LiveGateway, png: bytes) -> None:
+    found = detection(0, 0.75, (0, 0, 10, 20))
+    found.mask.CopyFrom(types_pb2.Mask(height=100, width=200, counts=b"0d0"))
+    gateway.workers.segmentation.script = lambda request: [detections([found], 1)]
+
+    response = await gateway.http.post(
+        "/v1/segment", files={"image": ("scene.png", png, "image/png")}, data={"phrase": "dog", "semantic": "true"}
+    )
+
+    assert response.status_code == 200
+    assert response.json()["detections"] == [
+        {
+            "category": "dog",
+            "category_index": 0,
+            "bbox": [0.0, 0.0, 10.0, 20.0],
+            "score": 0.75,
+            "segmentation": {"size": [100, 200], "counts": "0d0"},
+        }
+    ]
+    assert gateway.workers.mllm.link_requests[-1].route == "[SEG]"
+    [request] = gateway.workers.segmentation.requests
+    assert request.detection.semantic
+    assert not gateway.workers.detection.requests
+
+
+async def test_detect_has_no_semantic_option(gateway: LiveGateway, png: bytes) -> None:
+    response = await gateway.http.post("/v1/detect", files={"image": png}, data={"phrase": "dog", "semantic": "true"})
+
+    assert response.status_code == 400
+    assert "semantic" in response.json()["detail"]
 
 
 async def test_every_kind_of_body_names_the_same_phrases(gateway: LiveGateway, png: bytes) -> None:
@@ -106,7 +139,7 @@ async def test_probes_say_alive_and_ready(gateway: LiveGateway) -> None:
         "orchestrator",
         "mllm",
         "detection",
-        "pose",
+        "segmentation",
     ]
 
 
@@ -124,7 +157,7 @@ async def test_readiness_names_the_service_that_is_away(gateway: LiveGateway) ->
         "orchestrator": True,
         "mllm": True,
         "detection": False,
-        "pose": True,
+        "segmentation": True,
     }
     assert (await gateway.http.get("/healthz")).status_code == 200
 
@@ -142,7 +175,7 @@ async def test_readiness_without_an_orchestrator(gateway: LiveGateway) -> None:
 async def test_models_tell_what_the_deployment_can_do(gateway: LiveGateway) -> None:
     [model] = (await gateway.http.get("/v1/models")).json()["data"]
     assert (model["id"], model["object"]) == ("superlink-scripted", "model")
-    assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "pose"]
+    assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "segmentation"]
     assert (await gateway.http.get("/v1/models/superlink-scripted")).json() == model
     assert (await gateway.http.get("/v1/models/other")).status_code == 404
 
@@ -162,6 +195,7 @@ async def test_the_openapi_document_is_complete(gateway: LiveGateway) -> None:
     assert set(document["paths"]) == {
         "/v1/chat/completions",
         "/v1/detect",
+        "/v1/segment",
         "/v1/models",
         "/v1/models/{model}",
         "/livez",

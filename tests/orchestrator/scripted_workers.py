@@ -97,7 +97,7 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
                 link_width=2,
                 adapter_version=self.adapter_version,
             )
-            for token, decoder in (("[DET]", "detection"), ("[POSE]", "pose"), ("[GEN]", "diffusion"))
+            for token, decoder in (("[DET]", "detection"), ("[SEG]", "segmentation"), ("[GEN]", "diffusion"))
         ]
         return mllm_pb2.DescribeMllmResponse(
             name="superlink-scripted", version="1", routes=routes, max_tokens=1024, max_images=4
@@ -189,14 +189,14 @@ class ScriptedDeployment:
     profile: Profile
     mllm: ScriptedMllm
     detection: ScriptedDecoder
-    pose: ScriptedDecoder
+    segmentation: ScriptedDecoder
     mllm_server: GrpcServer
     detection_server: GrpcServer
-    pose_server: GrpcServer
+    segmentation_server: GrpcServer
     orchestrator: GrpcServer
 
     def reset(self) -> None:
-        for worker in (self.mllm, self.detection, self.pose):
+        for worker in (self.mllm, self.detection, self.segmentation):
             worker.reset()
 
 
@@ -205,11 +205,11 @@ async def scripted_deployment(
     orchestrator_settings: OrchestratorSettings | None = None, gateway_settings: GatewaySettings | None = None
 ) -> AsyncIterator[ScriptedDeployment]:
     mllm = ScriptedMllm()
-    detector, pose = ScriptedDecoder("detection", "[DET]"), ScriptedDecoder("pose", "[POSE]")
+    detector, segmenter = ScriptedDecoder("detection", "[DET]"), ScriptedDecoder("segmentation", "[SEG]")
     async with AsyncExitStack() as stack:
         mllm_server = await start(mllm, "mllm", stack)
         detection_server = await start(detector, "detection", stack)
-        pose_server = await start(pose, "pose", stack)
+        segmentation_server = await start(segmenter, "segmentation", stack)
         nowhere = Path("unused")
         profile = Profile(
             name="scripted",
@@ -218,7 +218,7 @@ async def scripted_deployment(
             mllm=MllmSettings(address=mllm_server.address, weights=nowhere),
             decoders={
                 "detection": WorkerSettings(address=detection_server.address, weights=nowhere),
-                "pose": WorkerSettings(address=pose_server.address, weights=nowhere),
+                "segmentation": WorkerSettings(address=segmentation_server.address, weights=nowhere),
             },
         )
         orchestrator = await stack.enter_async_context(running_orchestrator(profile))
@@ -227,10 +227,10 @@ async def scripted_deployment(
             profile.model_copy(update={"orchestrator": settings}),
             mllm,
             detector,
-            pose,
+            segmenter,
             mllm_server,
             detection_server,
-            pose_server,
+            segmentation_server,
             orchestrator,
         )
 

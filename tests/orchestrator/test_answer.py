@@ -100,7 +100,7 @@ async def test_text_goes_on_while_a_tool_works(deployment: ScriptedDeployment, o
     tool_may_answer = asyncio.Event()
     deployment.detection.script = lambda request: [tool_may_answer, *find_one_object_a_group(request)]
     deployment.mllm.rounds = [
-        [text("A dog"), group("dog", 2), text(" sits"), group("sits", 6, "[POSE]"), text(" still."), finish()]
+        [text("A dog"), group("dog", 2), text(" sits"), group("sits", 6, "[SEG]"), text(" still."), finish()]
     ]
     events: Events = []
 
@@ -112,7 +112,7 @@ async def test_text_goes_on_while_a_tool_works(deployment: ScriptedDeployment, o
 
     order = kinds(events)
     assert order.index("tool_call") < order.index("tool_result")
-    assert [call.decoder for call in of_kind(events, "tool_call")] == ["detection", "pose"]
+    assert [call.decoder for call in of_kind(events, "tool_call")] == ["detection", "segmentation"]
     detection_result = next(index for index, event in enumerate(events) if event.tool_result.id == "call_0")
     assert words(events[:detection_result]) == "A dog sits still."
 
@@ -125,7 +125,7 @@ async def test_consecutive_groups_of_one_decoder_are_one_call(
             text("dog, cat, man, owl"),
             group("dog", 0),
             group("cat", 5),
-            group("man", 10, "[POSE]"),
+            group("man", 10, "[SEG]"),
             group("owl", 15),
             finish(),
         ]
@@ -232,7 +232,7 @@ async def test_a_failing_decoder_leaves_the_rest_standing(deployment: ScriptedDe
         "queue_full", "The queue is full.", status=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_ms=700
     )
     deployment.detection.script = lambda request: [full]
-    deployment.mllm.rounds = [[text("dog man"), group("dog", 0), group("man", 4, "[POSE]"), finish()]]
+    deployment.mllm.rounds = [[text("dog man"), group("dog", 0), group("man", 4, "[SEG]"), finish()]]
 
     events = await ask(orchestrator)
 
@@ -305,7 +305,7 @@ async def test_a_slow_model_is_an_error(deployment: ScriptedDeployment, orchestr
 @pytest.mark.faults
 async def test_cancelling_reaches_model_and_tools(deployment: ScriptedDeployment, orchestrator: Stub) -> None:
     deployment.detection.script = lambda request: [asyncio.Event()]
-    deployment.mllm.rounds = [[text("dog"), group("dog", 0), group("man", None, "[POSE]"), asyncio.Event()]]
+    deployment.mllm.rounds = [[text("dog"), group("dog", 0), group("man", None, "[SEG]"), asyncio.Event()]]
     call = orchestrator.Answer(question(), timeout=30)
     await call.read()
     await asyncio.wait_for(deployment.detection.started.wait(), 2)
@@ -321,7 +321,7 @@ async def test_a_failing_model_cancels_its_tools(deployment: ScriptedDeployment,
     broken = SuperlinkError("internal", "It broke.", status=grpc.StatusCode.INTERNAL)
     deployment.detection.script = lambda request: [asyncio.Event()]
     started = deployment.detection.started
-    deployment.mllm.rounds = [[text("dog"), group("dog", 0), group("man", None, "[POSE]"), started, broken]]
+    deployment.mllm.rounds = [[text("dog"), group("dog", 0), group("man", None, "[SEG]"), started, broken]]
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await ask(orchestrator)

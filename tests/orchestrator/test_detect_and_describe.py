@@ -101,11 +101,11 @@ async def test_describe_names_the_model_and_the_tools(orchestrator: Stub) -> Non
     description = await describe(orchestrator)
 
     assert description.mllm.name == "superlink-scripted"
-    assert [decoder.name for decoder in description.decoders] == ["detection", "pose"]
+    assert [decoder.name for decoder in description.decoders] == ["detection", "segmentation"]
     assert {state.name: state.ready for state in description.services} == {
         "mllm": True,
         "detection": True,
-        "pose": True,
+        "segmentation": True,
     }
 
 
@@ -133,12 +133,12 @@ async def test_describe_says_who_is_away_and_sees_the_return(
 
 
 async def test_a_worker_that_warms_up_is_not_ready(deployment: ScriptedDeployment, orchestrator: Stub) -> None:
-    await deployment.pose_server.set_ready(False)
+    await deployment.segmentation_server.set_ready(False)
 
     states = {state.name: state for state in (await describe(orchestrator)).services}
 
-    assert not states["pose"].ready
-    assert "starting" in states["pose"].reason
+    assert not states["segmentation"].ready
+    assert "starting" in states["segmentation"].reason
 
 
 async def test_weights_that_do_not_belong_together_are_named(

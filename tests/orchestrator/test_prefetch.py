@@ -34,7 +34,7 @@ async def test_the_image_is_there_before_the_tool_call(deployment: ScriptedDeplo
 
     [prefetch] = deployment.detection.prefetches
     assert (prefetch.image, prefetch.adapter_version, prefetch.request_id) == (image(), ADAPTER_VERSION, "r-1")
-    assert len(deployment.pose.prefetches) == 1
+    assert len(deployment.segmentation.prefetches) == 1
 
 
 async def test_the_fast_path_prefetches_for_its_decoder_alone(
@@ -44,7 +44,7 @@ async def test_the_fast_path_prefetches_for_its_decoder_alone(
 
     assert len(response.detections.detections) == 1
     assert len(deployment.detection.prefetches) <= 1
-    assert not deployment.pose.prefetches
+    assert not deployment.segmentation.prefetches
 
 
 async def test_a_failing_prefetch_changes_nothing(deployment: ScriptedDeployment, orchestrator: Stub) -> None:

@@ -84,7 +84,7 @@ def test_rounds_are_divided_once() -> None:
 
 
 def test_a_group_without_a_place_follows_the_text_before_it() -> None:
-    parts = round_parts("A dog", [link("dog", 2, 5), types_pb2.LinkGroup(route="[POSE]", phrase="dog")])
+    parts = round_parts("A dog", [link("dog", 2, 5), types_pb2.LinkGroup(route="[SEG]", phrase="dog")])
 
     assert [part.WhichOneof("part") for part in parts] == ["text", "routed_phrase", "routed_phrase"]
 

@@ -149,6 +149,22 @@ def test_detect_uploads_the_image_and_returns_boxes_best_first(gateway: Scripted
     assert b'name="score_threshold"' in sent.body
 
 
+def test_segment_returns_a_mask_for_everything_that_is_found(gateway: ScriptedGateway) -> None:
+    # The middle column of a picture of 2 x 3 pixels.
+    mask = {"size": [2, 3], "counts": "222"}
+    detection = {"category": "dog", "category_index": 0, "bbox": [1, 0, 1, 2], "score": 0.9, "segmentation": mask}
+    document = {"categories": [{"phrase": "dog", "found": True, "score": 0.9}], "detections": [detection]}
+    gateway.answer(Reply(200, json.dumps(document).encode(), {"content-type": "application/json"}))
+
+    with Client(gateway.url) as client:
+        (found,) = client.segment(png(), ["dog"], semantic=True).detections
+
+    assert gateway.received[0].path == "/v1/segment"
+    assert b'name="semantic"' in gateway.received[0].body
+    assert found.mask is not None
+    assert list(found.mask.image().tobytes()) == [0, 255, 0] * 2
+
+
 def test_detect_takes_either_categories_or_a_phrase(gateway: ScriptedGateway) -> None:
     with Client(gateway.url) as client:
         with pytest.raises(ValueError, match="either categories or phrase"):

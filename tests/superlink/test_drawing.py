@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
+from pycocotools import mask as run_length
 
 from superlink import drawing
 from superlink.drawing import COLOURS, annotate, font_for
-from superlink.results import Box, Detection
+from superlink.results import Box, Detection, RunLengthMask
 
 GREY = (128, 128, 128)
 
@@ -29,6 +30,21 @@ def test_a_box_is_drawn_on_its_edges_and_nowhere_else() -> None:
     assert (drawn[400, 200] == colour).all()
     assert (drawn[300, 200] == GREY).all()
     assert (drawn[450, 500] == GREY).all()
+
+
+def test_a_mask_tints_its_pixels_and_no_others() -> None:
+    mask = Image.new("L", (640, 480))
+    mask.paste(255, (300, 200, 400, 300))
+    code = run_length.encode(np.asfortranarray(np.asarray(mask) // 255))
+    found = detection("dog", 300, 200, 400, 300).model_copy(
+        update={"mask": RunLengthMask(size=(480, 640), counts=code["counts"].decode())}
+    )
+
+    drawn = np.asarray(annotate(Image.new("RGB", (640, 480), GREY), [found]).image)
+
+    assert not (drawn[250, 350] == GREY).any()
+    assert (drawn[250, 290] == GREY).all()
+    assert (drawn[310, 350] == GREY).all()
 
 
 def test_the_original_stays_as_it_is() -> None:

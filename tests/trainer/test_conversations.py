@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,14 +10,8 @@ import pytest
 from services.mllm.conversation import ImagePart, Observation, RoutedPhrase, Text, Turn
 from services.trainer.scenes import templates
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import (
-    TASKS,
-    Conversation,
-    TaskError,
-    draw_conversation,
-    expected_phrases,
-    sample_conversation,
-)
+from services.trainer.scenes.conversation import Conversation, TaskError, expected_phrases, routed_phrases
+from services.trainer.scenes.conversations import TASKS, draw_conversation, sample_conversation
 from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.referring import relation_target, superlative_target
 from services.trainer.scenes.scene import Scene, SceneObject
@@ -97,6 +92,31 @@ def test_targets_are_exactly_the_things_that_the_phrase_names(task: str, languag
                 if phrase in (item.category.english, item.category.chinese)
             )
             assert target == named
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("task", ["segment", "segment_several"])
+def test_requests_for_masks_route_to_the_segmenter(task: str, language: str) -> None:
+    for conversation in samples(task, language):
+        assert {part.route for part in routed_phrases(conversation)} == {"[SEG]"}
+        for phrase, target in zip(expected_phrases(conversation), conversation.targets, strict=True):
+            named = [
+                item.category for item in SCENE.objects if phrase in (item.category.english, item.category.chinese)
+            ]
+            assert len(target) == len(named)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_boxes_and_masks_come_in_the_order_of_the_question(language: str) -> None:
+    orders = set()
+    for conversation in samples("boxes_and_masks", language):
+        routes = [part.route for part in routed_phrases(conversation)]
+        orders.add((routes[0], routes[-1]))
+        # One call of each tool: no route comes back after another.
+        assert sum(first != second for first, second in pairwise(routes)) == 1
+        phrases = expected_phrases(conversation)
+        assert len(set(phrases)) == len(phrases)
+    assert orders == {("[DET]", "[SEG]"), ("[SEG]", "[DET]")}
 
 
 def test_the_phrase_is_the_canonical_singular_however_the_question_puts_it() -> None:

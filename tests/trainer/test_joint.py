@@ -11,8 +11,8 @@ from services.mllm.model import Mllm
 from services.trainer import calibration
 from services.trainer.alignment import alignment_term, category_of
 from services.trainer.chat_stage import ChatStage, copy_stem, language_term
+from services.trainer.coco_figures import coco_average_precision
 from services.trainer.dense_supervision import GROUND, word_term
-from services.trainer.detection_evaluation import coco_average_precision
 from services.trainer.joint_stage import JointStage
 from services.trainer.loop import freeze
 from services.trainer.recipe import Data, Recipe, Schedule
@@ -120,7 +120,7 @@ def test_exported_folders_load_as_the_services_load_them(
     mllm, tokenizer = Mllm.load(tmp_path / "mllm")
 
     assert mllm.config.adapter_version == "tiny-1"
-    assert tokenizer.route_ids.keys() == {"[DET]"}
+    assert tokenizer.route_ids.keys() == {"[DET]", "[SEG]"}
     assert (tmp_path / "detection" / "model.safetensors").is_file()
 
 
@@ -212,10 +212,11 @@ def test_what_is_not_there_at_all_does_not_decide_how_boxes_are_counted(
 
 
 def test_average_precision_has_its_known_values() -> None:
-    truths = [(0, 0, (0, 0, 10, 10), 100.0), (0, 0, (20, 20, 30, 30), 100.0)]
+    boxes = [{"image_id": 0, "category_id": 0, "bbox": [x, x, 10, 10], "area": 100.0} for x in (0, 20)]
+    found = [{"image_id": 0, "category_id": 0, "bbox": [x, x, 10, 10], "score": 0.9 - x / 200} for x in (0, 20)]
 
-    both = coco_average_precision(1, truths, [(0, 0, (0, 0, 10, 10), 0.9), (0, 0, (20, 20, 30, 30), 0.8)])
-    half = coco_average_precision(1, truths, [(0, 0, (0, 0, 10, 10), 0.9)])
+    both = coco_average_precision([(100, 100)], boxes, found, "bbox")
+    half = coco_average_precision([(100, 100)], boxes, found[:1], "bbox")
 
     assert both == pytest.approx((1.0, 1.0))
     # Recall reaches 0.5 at precision 1: 51 of the 101 recall points.
@@ -233,7 +234,7 @@ def test_links_learn_the_rows_of_the_vocabulary(joint: JointStage, composer: Com
 
     for _ in range(8):
         _, states = language_term(joint.mllm, batch.chat.language, features)
-        loss = alignment_term(joint.mllm, "detection", batch.chat.language, states, joint.detector.vocabulary.weight)
+        loss = alignment_term(joint.mllm, batch.chat.language, states, joint.detector.vocabulary.weight)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -12,11 +12,23 @@ from services.trainer.scenes.observing import observe
 from services.trainer.scenes.scene import Category, Scene
 from services.trainer.scenes.wording import name, noun_for, pick_answer, plural, with_article
 
-ROUTE = "[DET]"
+# The routing tokens of the tools that scenes are about.
+BOXES = "[DET]"
+MASKS = "[SEG]"
+
+
+def boxes_of(phrases: Sequence[str]) -> list[RoutedPhrase]:
+    """Phrases that are answered with boxes."""
+    return [RoutedPhrase(BOXES, phrase) for phrase in phrases]
+
+
+def masks_of(phrases: Sequence[str]) -> list[RoutedPhrase]:
+    """Phrases that are answered with masks."""
+    return [RoutedPhrase(MASKS, phrase) for phrase in phrases]
 
 
 def routed_answer(
-    phrases: Sequence[str],
+    phrases: Sequence[RoutedPhrase],
     answers: Mapping[str, Sequence[tuple[str, str]]],
     language: str,
     rng: np.random.Generator,
@@ -27,7 +39,7 @@ def routed_answer(
     for number, phrase in enumerate(phrases):
         if number:
             parts.append(Text(templates.ANSWER_SEPARATOR[language]))
-        parts.append(RoutedPhrase(ROUTE, phrase))
+        parts.append(phrase)
     return (*parts, Text(after))
 
 
@@ -41,8 +53,8 @@ def observed_answer(
     noisy: bool,
 ) -> tuple[Part, ...]:
     """Two rounds: route and read the observation, then answer with what ``answer`` makes of its groups."""
-    routed = routed_answer(phrases, templates.ROUTED_ANSWERS, language, rng)
-    observation = observe(scene, ROUTE, phrases, targets, rng, noisy)
+    routed = routed_answer(boxes_of(phrases), templates.ROUTED_ANSWERS, language, rng)
+    observation = observe(scene, BOXES, phrases, targets, rng, noisy)
     if any(group.failed for group in observation.groups):
         words = pick_answer(rng, templates.TOOL_FAILED[language])
     else:

@@ -6,15 +6,13 @@ referring expression ("the leftmost dog"), or, in the fast path's own form "Dete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from services.mllm.conversation import (
     ImagePart,
     ObservedGroup,
-    Part,
     RoutedPhrase,
     Text,
     Turn,
@@ -22,7 +20,9 @@ from services.mllm.conversation import (
 )
 from services.trainer.scenes import templates
 from services.trainer.scenes.answers import (
-    ROUTE,
+    BOXES,
+    MASKS,
+    boxes_of,
     count_answer,
     numbers_answer,
     observed_answer,
@@ -30,8 +30,10 @@ from services.trainer.scenes.answers import (
     routed_answer,
 )
 from services.trainer.scenes.choosing import absent, maybe_present, several
+from services.trainer.scenes.conversation import Conversation, TaskError, exchange
 from services.trainer.scenes.referring import choose_referring, leftmost_first, members
 from services.trainer.scenes.scene import Category, Scene, SceneObject
+from services.trainer.scenes.segmenting import boxes_and_masks, segment, segment_referred, segment_several
 from services.trainer.scenes.templates import ENGLISH, LANGUAGES, Templates
 from services.trainer.scenes.wording import (
     category_words,
@@ -41,7 +43,6 @@ from services.trainer.scenes.wording import (
     pick_answer,
     plural,
     things,
-    vary,
 )
 
 # How often each task is drawn where no other weights are given.
@@ -54,6 +55,10 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "count": 0.09,
     "presence": 0.07,
     "compare": 0.06,
+    "segment": 0.08,
+    "segment_several": 0.08,
+    "segment_referred": 0.06,
+    "boxes_and_masks": 0.12,
     "open": 0.08,
     "caption": 0.03,
     "follow_up": 0.06,
@@ -64,30 +69,20 @@ TASK_WEIGHTS: Mapping[str, float] = {
 }
 TASKS = tuple(TASK_WEIGHTS)
 # What a conversation of two questions is made of.
-_FOLLOWED_TASKS = ("detect", "detect_several", "detect_absent", "refer", "count", "presence", "compare")
+_FOLLOWED_TASKS = (
+    "detect",
+    "detect_several",
+    "detect_absent",
+    "refer",
+    "count",
+    "presence",
+    "compare",
+    "segment",
+    "boxes_and_masks",
+)
 
 # A comparison of sizes is only asked where one thing is clearly larger.
 _CLEARLY_LARGER = 1.6
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What is said about a scene, and what it means."""
-
-    task: str
-    # "en" or "zh".
-    language: str
-    turns: tuple[Turn, ...]
-    # For every routed phrase in order, the indices of the scene's objects that it means; empty: absent.
-    targets: tuple[tuple[int, ...], ...]
-    # A finer kind where the task has several: "leftmost", "more", "which_more", "larger" ...
-    kind: str = ""
-    # The right answer by the scene, not by the observation: "3", "yes", "no", a phrase, "equal"; empty where none.
-    truth: str = ""
-
-
-class TaskError(ValueError):
-    """The scene does not allow the task: counting what is larger in an empty scene, say."""
 
 
 def sample_conversation(
@@ -117,25 +112,15 @@ def draw_conversation(
             continue
 
 
-def parts_of(conversation: Conversation) -> Iterator[Part]:
-    """All that is said, shown and observed, in order."""
-    for turn in conversation.turns:
-        yield from turn.parts
-
-
-def expected_phrases(conversation: Conversation) -> tuple[str, ...]:
-    """The routed phrases in order."""
-    return tuple(part.phrase for part in parts_of(conversation) if isinstance(part, RoutedPhrase))
-
-
 def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
-    """The form of ``/v1/detect``, whose phrases are the caller's own words."""
+    """The form of ``/v1/detect`` and ``/v1/segment``, whose phrases are the caller's own words."""
+    route = BOXES if rng.random() < 0.75 else MASKS
     if rng.random() < 0.2:
         found = choose_referring(scene, language, rng)
         if found is None:
             return None
         return Conversation(
-            "fast_path", language, fast_path(ROUTE, [found.spoken]), ((found.target,),), kind=found.relation
+            "fast_path", language, fast_path(route, [found.spoken]), ((found.target,),), kind=found.relation
         )
     chosen = several(scene, rng, 1 + int(rng.random() ** 1.5 * 8))
     words = plural if rng.random() < 0.25 else name
@@ -143,7 +128,7 @@ def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bo
     if rng.random() < 0.05:
         phrases = [phrase.capitalize() for phrase in phrases]
     return Conversation(
-        "fast_path", language, fast_path(ROUTE, phrases), tuple(members(scene, category) for category in chosen)
+        "fast_path", language, fast_path(route, phrases), tuple(members(scene, category) for category in chosen)
     )
 
 
@@ -159,17 +144,17 @@ def _detect_absent(scene: Scene, language: str, rng: np.random.Generator, _noisy
 
 def _detect_one(task: str, scene: Scene, category: Category, language: str, rng: np.random.Generator) -> Conversation:
     question = pick(rng, templates.DETECT[language]).format(**category_words(category, language))
-    answer = routed_answer([name(category, language)], templates.ROUTED_ANSWERS, language, rng)
-    return Conversation(task, language, _exchange(question, answer, language, rng), (members(scene, category),))
+    answer = routed_answer(boxes_of([name(category, language)]), templates.ROUTED_ANSWERS, language, rng)
+    return Conversation(task, language, exchange(question, answer, language, rng), (members(scene, category),))
 
 
 def _detect_several(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
     chosen = several(scene, rng, 2 + int(rng.random() * 5))
     question = pick(rng, templates.DETECT_SEVERAL[language]).format(list=list_of(chosen, language, rng))
     names = [name(category, language) for category in chosen]
-    answer = routed_answer(names, templates.ROUTED_ANSWERS, language, rng)
+    answer = routed_answer(boxes_of(names), templates.ROUTED_ANSWERS, language, rng)
     targets = tuple(members(scene, category) for category in chosen)
-    return Conversation("detect_several", language, _exchange(question, answer, language, rng), targets)
+    return Conversation("detect_several", language, exchange(question, answer, language, rng), targets)
 
 
 def _refer(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
@@ -177,8 +162,8 @@ def _refer(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) 
     if found is None:
         return None
     question = pick(rng, templates.REFER[language]).format(it=found.spoken)
-    answer = routed_answer([found.phrase], templates.ROUTED_ANSWERS, language, rng)
-    turns = _exchange(question, answer, language, rng)
+    answer = routed_answer(boxes_of([found.phrase]), templates.ROUTED_ANSWERS, language, rng)
+    turns = exchange(question, answer, language, rng)
     return Conversation("refer", language, turns, ((found.target,),), kind=found.relation)
 
 
@@ -187,11 +172,11 @@ def _open(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -
     question = pick(rng, templates.OPEN[language])
     if present:
         names = [name(category, language) for category in present]
-        answer = routed_answer(names, templates.OPEN_ANSWERS, language, rng)
+        answer = routed_answer(boxes_of(names), templates.OPEN_ANSWERS, language, rng)
     else:
         answer = (Text(pick_answer(rng, templates.NOTHING[language])),)
     targets = tuple(members(scene, category) for category in present)
-    return Conversation("open", language, _exchange(question, answer, language, rng), targets)
+    return Conversation("open", language, exchange(question, answer, language, rng), targets)
 
 
 def _caption(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
@@ -202,7 +187,7 @@ def _caption(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool
         answer = answer[0].upper() + answer[1:]
     else:
         answer = pick_answer(rng, templates.NOTHING[language])
-    return Conversation("caption", language, _exchange(question, (Text(answer),), language, rng), ())
+    return Conversation("caption", language, exchange(question, (Text(answer),), language, rng), ())
 
 
 def _count(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation:
@@ -214,7 +199,7 @@ def _count(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -
         return count_answer(category, len(groups[0].objects), language, rng)
 
     observed = observed_answer([name(category, language)], [meant], answer, scene, language, rng, noisy)
-    turns = _exchange(question, observed, language, rng)
+    turns = exchange(question, observed, language, rng)
     return Conversation("count", language, turns, (meant,), truth=str(len(meant)))
 
 
@@ -227,7 +212,7 @@ def _presence(scene: Scene, language: str, rng: np.random.Generator, noisy: bool
         return presence_answer(category, len(groups[0].objects), language, rng)
 
     observed = observed_answer([name(category, language)], [meant], answer, scene, language, rng, noisy)
-    turns = _exchange(question, observed, language, rng)
+    turns = exchange(question, observed, language, rng)
     return Conversation("presence", language, turns, (meant,), truth="yes" if meant else "no")
 
 
@@ -236,7 +221,7 @@ def _count_without_tools(scene: Scene, language: str, rng: np.random.Generator, 
     number = len(members(scene, category))
     question = _without_tools(templates.COUNT, category, language, rng)
     answer = (Text(count_answer(category, number, language, rng)),)
-    turns = _exchange(question, answer, language, rng)
+    turns = exchange(question, answer, language, rng)
     return Conversation("count_without_tools", language, turns, (), truth=str(number))
 
 
@@ -245,7 +230,7 @@ def _presence_without_tools(scene: Scene, language: str, rng: np.random.Generato
     number = len(members(scene, category))
     question = _without_tools(templates.PRESENCE, category, language, rng)
     answer = (Text(presence_answer(category, number, language, rng)),)
-    turns = _exchange(question, answer, language, rng)
+    turns = exchange(question, answer, language, rng)
     return Conversation("presence_without_tools", language, turns, (), truth="yes" if number else "no")
 
 
@@ -266,7 +251,7 @@ def _compare(scene: Scene, language: str, rng: np.random.Generator, noisy: bool)
         return numbers_answer((first, second), numbers, yes_or_no, language, rng)
 
     phrases = [name(first, language), name(second, language)]
-    turns = _exchange(question, observed_answer(phrases, meant, answer, scene, language, rng, noisy), language, rng)
+    turns = exchange(question, observed_answer(phrases, meant, answer, scene, language, rng, noisy), language, rng)
     more, fewer = len(meant[0]) > len(meant[1]), len(meant[0]) < len(meant[1])
     if yes_or_no:
         return Conversation("compare", language, turns, meant, kind="more", truth="yes" if more else "no")
@@ -297,7 +282,7 @@ def _compare_sizes(scene: Scene, language: str, rng: np.random.Generator, noisy:
         template = pick_answer(rng, templates.WHICH_LARGER[language])
         return template.format(a=phrases[larger], b=phrases[1 - larger])
 
-    turns = _exchange(question, observed_answer(phrases, meant, answer, scene, language, rng, noisy), language, rng)
+    turns = exchange(question, observed_answer(phrases, meant, answer, scene, language, rng, noisy), language, rng)
     truth = phrases[0] if areas[0] > areas[1] else phrases[1]
     return Conversation("compare", language, turns, meant, kind="larger", truth=truth)
 
@@ -350,7 +335,7 @@ def _talk(_scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) 
 
 def _no_image(scene: Scene, language: str, rng: np.random.Generator, noisy: bool) -> Conversation:
     """Something is asked that needs an image, and none is there."""
-    task = pick(rng, ("detect_absent", "detect_several", "count", "presence", "open", "caption"))
+    task = pick(rng, ("detect_absent", "detect_several", "segment", "count", "presence", "open", "caption"))
     asked = _MAKERS[task](scene, language, rng, noisy)
     question = asked.turns[0] if asked else None
     words = tuple(part for part in question.parts if isinstance(part, Text)) if question else ()
@@ -368,6 +353,10 @@ _MAKERS: dict[str, _Maker] = {
     "count": _count,
     "presence": _presence,
     "compare": _compare,
+    "segment": segment,
+    "segment_several": segment_several,
+    "segment_referred": segment_referred,
+    "boxes_and_masks": boxes_and_masks,
     "open": _open,
     "caption": _caption,
     "follow_up": _follow_up,
@@ -376,11 +365,6 @@ _MAKERS: dict[str, _Maker] = {
     "talk": _talk,
     "no_image": _no_image,
 }
-
-
-def _exchange(question: str, answer: Sequence[Part], language: str, rng: np.random.Generator) -> tuple[Turn, Turn]:
-    user = Turn("user", (ImagePart(0), Text(vary(question, language, rng))))
-    return user, Turn("assistant", tuple(answer))
 
 
 def _without_tools(questions: Templates, category: Category, language: str, rng: np.random.Generator) -> str:

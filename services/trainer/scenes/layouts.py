@@ -8,7 +8,8 @@ import numpy as np
 
 from services.mllm.conversation import Observation, RoutedPhrase, Text, observation_text
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.conversations import draw_conversation, parts_of
+from services.trainer.scenes.conversation import parts_of
+from services.trainer.scenes.conversations import draw_conversation
 from services.trainer.scenes.scene import Scene, SceneObject
 from services.trainer.scenes.wording import pick
 

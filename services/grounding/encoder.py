@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from services.detection import compiled_operations  # noqa: F401  (must come before mmdet)
+from services.grounding import compiled_operations  # noqa: F401  (must come before mmdet)
 
 from mmdet.models.layers.transformer.grounding_dino_layers import GroundingDinoTransformerEncoder  # isort: skip
 

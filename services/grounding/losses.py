@@ -6,13 +6,15 @@ The papers' class term is the focal loss with a target of 1. Here the target is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from services.detection.boxes import generalised_iou, plain_iou, to_corners
-from services.detection.structures import DetectionOutputs, DetectionTargets
+from services.grounding.boxes import generalised_iou, plain_iou, to_corners
+from services.grounding.structures import GroundingOutputs, GroundingTargets
 
 # Of the matching cost and of the loss: varifocal values are about twice the focal loss's.
 CLASS_COST_WEIGHT = 2.0
@@ -24,7 +26,37 @@ _GAMMA = 2.0
 _NEGATIVE_WEIGHT = 0.75
 
 
-def detection_loss(outputs: DetectionOutputs, targets: DetectionTargets) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Assignment:
+    """Which object every candidate answers for: its index among the image's objects, -1 for none."""
+
+    # [layers + 1, batch, queries] int64; the encoder's proposals come last.
+    candidates: Tensor
+    # [batch, denoising] int64, the same in every layer.
+    denoising: Tensor
+    # How many times the denoising queries repeat the objects; their losses are divided by it.
+    repeats: int
+
+
+def assign(outputs: GroundingOutputs, targets: GroundingTargets) -> Assignment:
+    """Match candidates with objects; denoising queries know theirs."""
+    denoising = outputs.denoising_count
+    matches = match(
+        torch.cat([outputs.logits[:, :, denoising:], outputs.proposal_logits[None]]),
+        torch.cat([outputs.boxes[:, :, denoising:], outputs.proposal_boxes[None]]),
+        targets,
+    )
+    objects = targets.boxes.shape[1]
+    repeats = denoising // (2 * objects)
+    assigned = torch.arange(objects, device=matches.device)
+    # Layout: groups of (positive objects, negative objects); negatives match nothing.
+    layout = torch.cat([assigned, torch.full_like(assigned, -1)]).repeat(repeats)
+    per_image = layout[None].expand(targets.mask.shape[0], -1)
+    real = targets.mask.gather(1, per_image.clamp(min=0)) & (per_image >= 0)
+    return Assignment(matches, torch.where(real, per_image, torch.full_like(per_image, -1)), repeats)
+
+
+def grounding_loss(outputs: GroundingOutputs, targets: GroundingTargets, assignment: Assignment) -> dict[str, Tensor]:
     """Weighted terms summed over decoder layers, the encoder's proposals and the denoising queries.
 
     Every term is divided by ``targets.normaliser``. Images without any target still teach the class loss.
@@ -33,35 +65,25 @@ def detection_loss(outputs: DetectionOutputs, targets: DetectionTargets) -> dict
     denoising = outputs.denoising_count
     logits = torch.cat([outputs.logits[:, :, denoising:], outputs.proposal_logits[None]])
     boxes = torch.cat([outputs.boxes[:, :, denoising:], outputs.proposal_boxes[None]])
-    matches = match(logits, boxes, targets)
-    for layer in range(logits.shape[0]):
-        _add(
-            terms,
-            _layer_terms(logits[layer], boxes[layer], matches[layer], outputs.link_mask, targets, targets.normaliser),
-        )
+    for layer_logits, layer_boxes, matches in zip(logits, boxes, assignment.candidates, strict=True):
+        _add(terms, _layer_terms(layer_logits, layer_boxes, matches, outputs.link_mask, targets, targets.normaliser))
     if denoising:
-        objects = targets.boxes.shape[1]
-        repeats = denoising // (2 * objects)
-        assigned = torch.arange(objects, device=logits.device)
-        # Layout: groups of (positive objects, negative objects); negatives match nothing.
-        layout = torch.cat([assigned, torch.full_like(assigned, -1)]).repeat(repeats)
-        per_image = layout[None].expand(targets.mask.shape[0], -1)
-        real = targets.mask.gather(1, per_image.clamp(min=0)) & (per_image >= 0)
-        match_index = torch.where(real, per_image, torch.full_like(per_image, -1))
-        for layer in range(outputs.logits.shape[0]):
+        for layer_logits, layer_boxes in zip(
+            outputs.logits[:, :, :denoising], outputs.boxes[:, :, :denoising], strict=True
+        ):
             layer_terms = _layer_terms(
-                outputs.logits[layer, :, :denoising],
-                outputs.boxes[layer, :, :denoising],
-                match_index,
+                layer_logits,
+                layer_boxes,
+                assignment.denoising,
                 outputs.link_mask,
                 targets,
-                targets.normaliser * repeats,
+                targets.normaliser * assignment.repeats,
             )
             _add(terms, {f"denoising_{name}": value for name, value in layer_terms.items()})
     return terms
 
 
-def match(logits: Tensor, boxes: Tensor, targets: DetectionTargets) -> Tensor:
+def match(logits: Tensor, boxes: Tensor, targets: GroundingTargets) -> Tensor:
     """Hungarian matching of every layer and image.
 
     ``logits`` is ``[layers, batch, queries, groups]``, ``boxes`` ``[layers, batch, queries, 4]``. Returns the object
@@ -97,7 +119,7 @@ def varifocal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _layer_terms(
-    logits: Tensor, boxes: Tensor, matches: Tensor, link_mask: Tensor, targets: DetectionTargets, normaliser: float
+    logits: Tensor, boxes: Tensor, matches: Tensor, link_mask: Tensor, targets: GroundingTargets, normaliser: float
 ) -> dict[str, Tensor]:
     """``matches`` is ``[batch, queries]``: the object of every query or -1."""
     matched = matches >= 0

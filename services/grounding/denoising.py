@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from services.detection.boxes import to_centres, to_corners
-from services.detection.structures import DetectionTargets
+from services.grounding.boxes import to_centres, to_corners
+from services.grounding.structures import GroundingTargets
 
 # Share of denoising queries whose phrase is exchanged for a random one of the same prompt.
 _FLIP_PROBABILITY = 0.25
@@ -32,7 +32,7 @@ class DenoisingQueries(nn.Module):
         super().__init__()
         self.most_queries = most_queries
 
-    def forward(self, targets: DetectionTargets, phrases: Tensor, link_mask: Tensor, queries: int) -> Noise | None:
+    def forward(self, targets: GroundingTargets, phrases: Tensor, link_mask: Tensor, queries: int) -> Noise | None:
         """Noise for a batch, or None when no image has a target.
 
         ``phrases`` ``[batch, groups, width]`` are the projected link embeddings before the encoder; ``queries`` is the

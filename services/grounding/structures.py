@@ -1,4 +1,4 @@
-"""What goes into and comes out of the detector."""
+"""What goes into and comes out of a grounding network."""
 
 from __future__ import annotations
 
@@ -10,16 +10,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class DetectorOptions:
-    """What a request may ask of the detector."""
+class GroundingOptions:
+    """What a request may ask of a decoder that finds things."""
 
-    # Probability below which detections are dropped; None: the model's calibrated default.
+    # Probability below which finds are dropped; None: the model's calibrated default.
     score_threshold: float | None = None
-    max_detections: int = 100
+    # How many finds are reported, the likeliest first.
+    most_finds: int = 100
+    # One mask a phrase, every pixel in one at most, instead of one mask a thing; for decoders that segment.
+    semantic: bool = False
 
 
 @dataclass(frozen=True)
-class DetectionResult:
+class EncodedMask:
+    """COCO run-length encoding, column-major, of a mask the size of the upright original."""
+
+    height: int
+    width: int
+    counts: bytes
+
+
+@dataclass(frozen=True)
+class GroundingResult:
     """What was found in one image."""
 
     # [found, 4] float32: x1, y1, x2, y2 in pixels of the upright original.
@@ -32,10 +44,12 @@ class DetectionResult:
     presence_scores: NDArray[np.float32]
     # [groups] bool.
     presence_found: NDArray[np.bool_]
+    # One for each find, of decoders that segment.
+    masks: tuple[EncodedMask, ...] | None = None
 
 
 @dataclass(frozen=True)
-class DetectionOutputs:
+class GroundingOutputs:
     """Raw outputs of a forward pass over ``batch`` images, ``queries`` candidates and ``groups`` phrases."""
 
     # [layers, batch, queries, groups] logits; masked groups hold a large negative number.
@@ -47,12 +61,16 @@ class DetectionOutputs:
     proposal_boxes: Tensor
     # [batch, groups] bool.
     link_mask: Tensor
+    # [layers, batch, queries, width]: the candidates' states.
+    states: Tensor
+    # [batch, tokens, width]: the image tokens of all levels after the encoder, finest level first.
+    memory: Tensor
     # Denoising queries come first among the queries in training; 0 otherwise.
     denoising_count: int = 0
 
 
 @dataclass(frozen=True)
-class DetectionTargets:
+class GroundingTargets:
     """Ground truth of a batch, padded to the image with the most objects, and to one at least."""
 
     # [batch, objects, 4] centre x, centre y, width, height relative to the padded square.
@@ -63,3 +81,20 @@ class DetectionTargets:
     mask: Tensor
     # Objects over all ranks divided by the number of ranks, at least 1: what the losses are divided by.
     normaliser: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is reported of one image: ``found`` candidates, likeliest first, and a verdict on every phrase."""
+
+    # [found] int64 index of the candidate.
+    queries: Tensor
+    # [found, 4] x1, y1, x2, y2 relative to the padded square.
+    corners: Tensor
+    # [found] calibrated probabilities.
+    scores: Tensor
+    # [found] int64 index of the phrase.
+    groups: Tensor
+    # [groups] calibrated probability that what the phrase means is there at all, and [groups] bool.
+    presence_scores: Tensor
+    presence_found: Tensor

@@ -1,0 +1,65 @@
+"""New routes for an MLLM that was trained without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from services.mllm.config import MllmConfig
+from services.mllm.model import TOKENIZER_FILE, Mllm
+from services.mllm.super_link import Route
+from services.mllm.tokenizer import MllmTokenizer
+from services.runtime.weights import load_weights, read_config
+
+
+def load_with_routes(folder: Path, routes: Sequence[Route]) -> tuple[Mllm, MllmTokenizer]:
+    """The MLLM in ``folder`` with ``routes`` beside its own.
+
+    What it lacks begins as a copy of its first route of the same shape, with that route's token, queries and head, so
+    that it speaks the language of the decoders that are there; a route of a new shape begins at random. Of a route that
+    it has, its own description stays. Raises WeightsError when the folder does not hold an MLLM of ours.
+    """
+    config = read_config(folder, MllmConfig)
+    known = {route.token for route in config.routes}
+    added = [route for route in routes if route.token not in known]
+    if not added:
+        return Mllm.load(folder)
+    old = Mllm(config)
+    load_weights(old, folder)
+    everything = (*config.routes, *added)
+    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, {route.token: route.queries for route in everything})
+    new = Mllm(
+        config.model_copy(
+            update={"routes": everything, "vocab_size": len(tokenizer), "route_token_ids": tokenizer.route_ids}
+        )
+    )
+    _copy(old, new)
+    for route in added:
+        model = next((own for own in config.routes if _shape(own) == _shape(route)), None)
+        if model is not None:
+            _imitate(new, route, model)
+    return new.eval(), tokenizer
+
+
+def _shape(route: Route) -> tuple[int, int, bool]:
+    return route.queries, route.width, route.pooled
+
+
+@torch.no_grad()
+def _copy(old: Mllm, new: Mllm) -> None:
+    """Every weight; the embeddings of the tokens that are new stay random."""
+    wanted = new.state_dict()
+    for name, tensor in old.state_dict().items():
+        wanted[name][: tensor.shape[0]].copy_(tensor) if tensor.dim() else wanted[name].copy_(tensor)
+
+
+@torch.no_grad()
+def _imitate(mllm: Mllm, route: Route, model: Route) -> None:
+    embeddings = mllm.internvl.get_input_embeddings().weight
+    ids = mllm.config.route_token_ids
+    for weight in {embeddings, mllm.internvl.lm_head.weight}:
+        weight[ids[route.token]] = weight[ids[model.token]]
+    mllm.link.queries(route.token).copy_(mllm.link.queries(model.token))
+    mllm.link.heads[route.decoder].load_state_dict(mllm.link.heads[model.decoder].state_dict())

@@ -1,0 +1,166 @@
+"""The segmenter: an image and link embeddings in, masks out.
+
+Mask queries as in Mask2Former and Mask DINO (VisionLLM v2 section 3.2): the candidates of the grounding network have
+mask embeddings, a pixel decoder gives every fourth pixel an embedding, and their products are the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as run_length
+from torch import Tensor, nn
+from torch.nn import functional
+
+from services.grounding.losses import assign, grounding_loss
+from services.grounding.network import GroundingDecoder
+from services.grounding.structures import EncodedMask, GroundingOptions, GroundingResult, Selection
+from services.segmentation.configuration import SegmenterConfig
+from services.segmentation.losses import mask_loss
+from services.segmentation.structures import SegmentationOutputs, SegmentationTargets
+
+# Stride of the masks.
+_MASK_STRIDE = 4
+
+
+class Segmenter(GroundingDecoder[SegmentationOutputs]):
+    """A grounding network that answers with the masks of its candidates."""
+
+    config_class = SegmenterConfig
+    config: SegmenterConfig
+    backbone_stages = (0, 1, 2, 3)
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.lateral = nn.Sequential(nn.Conv2d(config.backbone_base_channels, width, 1), nn.GroupNorm(16, width))
+        self.pixel_decoder = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(16, width),
+            nn.ReLU(),
+            nn.Conv2d(width, config.mask_width, 1),
+        )
+        self.mask_head = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.mask_width)
+        )
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """``[batch, 3, side, side]`` to the backbone's map of stride 4 and the three levels of the neck."""
+        fine, *levels = self.backbone(pixels.contiguous(memory_format=torch.channels_last))
+        return fine, *self.neck(tuple(levels))
+
+    def forward(
+        self,
+        features: tuple[Tensor, ...],
+        links: Tensor,
+        link_mask: Tensor,
+        targets: SegmentationTargets | None = None,
+    ) -> SegmentationOutputs:
+        """See ``Decoder.forward`` and ``GroundingDecoder.ground``."""
+        fine, *levels = features
+        grounding = self.ground(tuple(levels), links, link_mask, targets)
+        rows, columns = levels[0].shape[-2:]
+        finest = grounding.memory[:, : rows * columns].transpose(1, 2).unflatten(2, (rows, columns))
+        enlarged = functional.interpolate(finest, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return SegmentationOutputs(
+            grounding=grounding,
+            mask_embeddings=self.mask_head(grounding.states),
+            pixel_embeddings=self.pixel_decoder(self.lateral(fine) + enlarged),
+        )
+
+    def loss(self, outputs: SegmentationOutputs, targets: SegmentationTargets) -> dict[str, Tensor]:
+        """See ``grounding_loss`` and ``mask_loss``."""
+        assignment = assign(outputs.grounding, targets)
+        return {
+            **grounding_loss(outputs.grounding, targets, assignment),
+            **mask_loss(outputs, targets, assignment, self.config.mask_points),
+        }
+
+    @torch.no_grad()
+    def decode(
+        self,
+        outputs: SegmentationOutputs,
+        sizes: Sequence[tuple[int, int]],
+        group_counts: Sequence[int],
+        options: Sequence[GroundingOptions],
+    ) -> list[GroundingResult]:
+        """One result an image. ``group_counts`` says how many groups of each row are real.
+
+        Only masks that are reported are enlarged, one after the other.
+        """
+        results = []
+        for row, (size, groups, option) in enumerate(zip(sizes, group_counts, options, strict=True)):
+            found = self.select(outputs.grounding, row, groups, option)
+            logits = torch.einsum(
+                "qc,chw->qhw", outputs.mask_embeddings[-1, row].float(), outputs.pixel_embeddings[row].float()
+            )
+            finds = self._phrases(found, logits, size) if option.semantic else self._instances(found, logits, size)
+            # What has no pixel is no find.
+            finds = [find for find in finds if find[0].any()]
+            results.append(
+                GroundingResult(
+                    masks=tuple(_encoded(mask) for mask, _, _ in finds),
+                    boxes=np.array([_box(mask) for mask, _, _ in finds], dtype=np.float32).reshape(-1, 4),
+                    scores=np.array([score for _, score, _ in finds], dtype=np.float32),
+                    groups=np.array([group for _, _, group in finds], dtype=np.int64),
+                    presence_scores=found.presence_scores.cpu().numpy(),
+                    presence_found=found.presence_found.cpu().numpy(),
+                )
+            )
+        return results
+
+    def _instances(
+        self, found: Selection, logits: Tensor, size: tuple[int, int]
+    ) -> list[tuple[NDArray[np.bool_], float, int]]:
+        """Mask ``[height, width]``, score and group of every find."""
+        return [
+            ((self._enlarged(logits[query][None], size)[0] > 0).cpu().numpy(), score, group)
+            for query, score, group in zip(
+                found.queries.tolist(), found.scores.tolist(), found.groups.tolist(), strict=True
+            )
+        ]
+
+    def _phrases(
+        self, found: Selection, logits: Tensor, size: tuple[int, int]
+    ) -> list[tuple[NDArray[np.bool_], float, int]]:
+        """Mask, score and group of every phrase that has pixels: a pixel belongs to its likeliest phrase, if to any.
+
+        A phrase's likelihood at a pixel is the sum over its finds of score times mask probability (Mask2Former).
+        """
+        present = sorted(set(found.groups.tolist()))
+        if not present:
+            return []
+        maps = torch.stack(
+            [
+                (found.scores[mine, None, None] * logits[found.queries[mine]].sigmoid()).sum(dim=0)
+                for mine in (found.groups == group for group in present)
+            ]
+        )
+        likely, owner = self._enlarged(maps, size).max(dim=0)
+        owner = owner.masked_fill(likely < self.config.score_threshold, -1)
+        scores = found.presence_scores.tolist()
+        finds = [((owner == place).cpu().numpy(), scores[group], group) for place, group in enumerate(present)]
+        return sorted(finds, key=lambda find: -find[1])
+
+    def _enlarged(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """``[maps, h, w]`` over the padded square to ``[maps, height, width]`` over the original, bilinearly."""
+        height, width = size
+        cells = self.config.image_side / _MASK_STRIDE / max(height, width)
+        rows = (torch.arange(height, device=maps.device) + 0.5) * cells
+        columns = (torch.arange(width, device=maps.device) + 0.5) * cells
+        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1) / maps.shape[-1] * 2 - 1
+        enlarged: Tensor = functional.grid_sample(maps[None], places[None], padding_mode="border", align_corners=False)
+        return enlarged[0]
+
+
+def _encoded(mask: NDArray[np.bool_]) -> EncodedMask:
+    code = run_length.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return EncodedMask(height=mask.shape[0], width=mask.shape[1], counts=code["counts"])
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

@@ -1,0 +1,80 @@
+"""Conversations that ask for masks, alone and beside boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.trainer.scenes import segment_templates, templates
+from services.trainer.scenes.answers import boxes_of, masks_of, routed_answer
+from services.trainer.scenes.choosing import maybe_present, several
+from services.trainer.scenes.conversation import Conversation, exchange
+from services.trainer.scenes.referring import choose_referring, members
+from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.templates import ENGLISH
+from services.trainer.scenes.wording import category_words, list_of, name, pick
+
+# A category that is asked for alone is there this often.
+_PRESENT = 0.75
+
+
+def segment(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    """Masks of one category, which may be absent."""
+    category = maybe_present(scene, rng, _PRESENT)
+    question = pick(rng, segment_templates.SEGMENT[language]).format(**category_words(category, language))
+    answer = routed_answer(masks_of([name(category, language)]), templates.ROUTED_ANSWERS, language, rng)
+    return Conversation("segment", language, exchange(question, answer, language, rng), (members(scene, category),))
+
+
+def segment_several(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
+    """Masks of several categories."""
+    chosen = several(scene, rng, 2 + int(rng.random() * 4))
+    question = pick(rng, segment_templates.SEGMENT_SEVERAL[language]).format(list=list_of(chosen, language, rng))
+    phrases = [name(category, language) for category in chosen]
+    answer = routed_answer(masks_of(phrases), templates.ROUTED_ANSWERS, language, rng)
+    targets = tuple(members(scene, category) for category in chosen)
+    return Conversation("segment_several", language, exchange(question, answer, language, rng), targets)
+
+
+def segment_referred(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
+    """The mask of one thing that a referring expression means."""
+    found = choose_referring(scene, language, rng)
+    if found is None:
+        return None
+    question = pick(rng, segment_templates.SEGMENT_REFERRED[language]).format(it=found.spoken)
+    answer = routed_answer(masks_of([found.phrase]), templates.ROUTED_ANSWERS, language, rng)
+    turns = exchange(question, answer, language, rng)
+    return Conversation("segment_referred", language, turns, ((found.target,),), kind=found.relation)
+
+
+def boxes_and_masks(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
+    """Two tools in one answer, in the order in which they were asked for."""
+    boxed, masked = _asked(scene, language, rng), _asked(scene, language, rng)
+    if boxed is None or masked is None or set(boxed[1]) & set(masked[1]):
+        return None
+    boxes_first = rng.random() < 0.5
+    asked = segment_templates.BOXES_AND_MASKS if boxes_first else segment_templates.MASKS_AND_BOXES
+    question = pick(rng, asked[language]).format(boxed=boxed[0], masked=masked[0])
+    boxes, masks = boxes_of(boxed[1]), masks_of(masked[1])
+    phrases, targets = (
+        ([*boxes, *masks], boxed[2] + masked[2]) if boxes_first else ([*masks, *boxes], masked[2] + boxed[2])
+    )
+    answer = routed_answer(phrases, templates.ROUTED_ANSWERS, language, rng)
+    return Conversation("boxes_and_masks", language, exchange(question, answer, language, rng), targets)
+
+
+def _asked(
+    scene: Scene, language: str, rng: np.random.Generator
+) -> tuple[str, list[str], tuple[tuple[int, ...], ...]] | None:
+    """The words of one part of a request, the phrases that it routes, and what they mean."""
+    drawn = rng.random()
+    if drawn < 0.25:
+        found = choose_referring(scene, language, rng)
+        return None if found is None else (found.spoken, [found.phrase], ((found.target,),))
+    if drawn < 0.6:
+        category = maybe_present(scene, rng, _PRESENT)
+        words = category_words(category, language)
+        spoken = pick(rng, (words["the"], words["many"])) if language == ENGLISH else words["one"]
+        return spoken, [name(category, language)], (members(scene, category),)
+    chosen = several(scene, rng, 2 + int(rng.random() * 2))
+    phrases = [name(category, language) for category in chosen]
+    return list_of(chosen, language, rng), phrases, tuple(members(scene, category) for category in chosen)
