@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as run_length
 from torch import Tensor, nn
 from torch.nn import functional
 
 from services.grounding.losses import assign, grounding_loss
 from services.grounding.network import GroundingDecoder
-from services.grounding.structures import EncodedMask, GroundingOptions, GroundingResult, Selection
+from services.grounding.structures import GroundingOptions, GroundingResult, Selection
 from services.segmentation.configuration import SegmenterConfig
 from services.segmentation.losses import mask_loss
+from services.segmentation.run_length import encode_mask
 from services.segmentation.structures import SegmentationOutputs, SegmentationTargets
 
 # Stride of the masks.
@@ -94,15 +94,14 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
         results = []
         for row, (size, groups, option) in enumerate(zip(sizes, group_counts, options, strict=True)):
             found = self.select(outputs.grounding, row, groups, option)
-            logits = torch.einsum(
-                "qc,chw->qhw", outputs.mask_embeddings[-1, row].float(), outputs.pixel_embeddings[row].float()
-            )
+            embeddings = outputs.mask_embeddings[-1, row, found.queries].float()
+            logits = torch.einsum("fc,chw->fhw", embeddings, outputs.pixel_embeddings[row].float())
             finds = self._phrases(found, logits, size) if option.semantic else self._instances(found, logits, size)
             # What has no pixel is no find.
             finds = [find for find in finds if find[0].any()]
             results.append(
                 GroundingResult(
-                    masks=tuple(_encoded(mask) for mask, _, _ in finds),
+                    masks=tuple(encode_mask(mask) for mask, _, _ in finds),
                     boxes=np.array([_box(mask) for mask, _, _ in finds], dtype=np.float32).reshape(-1, 4),
                     scores=np.array([score for _, score, _ in finds], dtype=np.float32),
                     groups=np.array([group for _, _, group in finds], dtype=np.int64),
@@ -115,12 +114,10 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
     def _instances(
         self, found: Selection, logits: Tensor, size: tuple[int, int]
     ) -> list[tuple[NDArray[np.bool_], float, int]]:
-        """Mask ``[height, width]``, score and group of every find."""
+        """Mask ``[height, width]``, score and group of every find; ``logits`` is ``[found, h, w]``."""
         return [
-            ((self._enlarged(logits[query][None], size)[0] > 0).cpu().numpy(), score, group)
-            for query, score, group in zip(
-                found.queries.tolist(), found.scores.tolist(), found.groups.tolist(), strict=True
-            )
+            ((self._enlarged(mask[None], size)[0] > 0).cpu().numpy(), score, group)
+            for mask, score, group in zip(logits, found.scores.tolist(), found.groups.tolist(), strict=True)
         ]
 
     def _phrases(
@@ -135,7 +132,7 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
             return []
         maps = torch.stack(
             [
-                (found.scores[mine, None, None] * logits[found.queries[mine]].sigmoid()).sum(dim=0)
+                (found.scores[mine, None, None] * logits[mine].sigmoid()).sum(dim=0)
                 for mine in (found.groups == group for group in present)
             ]
         )
@@ -154,11 +151,6 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
         places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1) / maps.shape[-1] * 2 - 1
         enlarged: Tensor = functional.grid_sample(maps[None], places[None], padding_mode="border", align_corners=False)
         return enlarged[0]
-
-
-def _encoded(mask: NDArray[np.bool_]) -> EncodedMask:
-    code = run_length.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return EncodedMask(height=mask.shape[0], width=mask.shape[1], counts=code["counts"])
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

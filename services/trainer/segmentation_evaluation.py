@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pycocotools import mask as run_length
 from torch import Tensor
 
 from services.grounding.structures import EncodedMask, GroundingOptions, GroundingResult
 from services.segmentation.model import Segmenter
+from services.segmentation.run_length import decode_mask, encode_mask
 from services.trainer.coco_figures import coco_average_precision, corner_to_size
 from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.scene import Scene
@@ -53,7 +52,7 @@ def evaluate_segmenter(
                 "category_id": CATEGORY_INDEX[thing.category.key],
                 "bbox": corner_to_size(thing.box),
                 "area": thing.area,
-                "segmentation": run_length.encode(np.asfortranarray(thing.mask, dtype=np.uint8)),
+                "segmentation": _coco(encode_mask(thing.mask)),
             }
             for thing in scene.objects
         )
@@ -61,7 +60,7 @@ def evaluate_segmenter(
             {
                 "image_id": number,
                 "category_id": present[int(group)],
-                "segmentation": {"size": [mask.height, mask.width], "counts": mask.counts},
+                "segmentation": _coco(mask),
                 "score": float(score),
             }
             for mask, score, group in zip(instances.masks, instances.scores, instances.groups, strict=True)
@@ -85,9 +84,5 @@ def evaluate_segmenter(
     }
 
 
-def decode_mask(mask: EncodedMask) -> NDArray[np.bool_]:
-    """``[height, width]`` bool."""
-    decoded: NDArray[np.bool_] = run_length.decode({"size": [mask.height, mask.width], "counts": mask.counts}).astype(
-        bool
-    )
-    return decoded
+def _coco(mask: EncodedMask) -> dict[str, object]:
+    return {"size": [mask.height, mask.width], "counts": mask.counts}

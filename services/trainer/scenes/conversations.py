@@ -32,12 +32,12 @@ from services.trainer.scenes.answers import (
 from services.trainer.scenes.choosing import absent, maybe_present, several
 from services.trainer.scenes.conversation import Conversation, TaskError, exchange
 from services.trainer.scenes.referring import choose_referring, leftmost_first, members
+from services.trainer.scenes.requests import request_one, request_referred, request_several
 from services.trainer.scenes.scene import Category, Scene, SceneObject
 from services.trainer.scenes.segmenting import boxes_and_masks, segment, segment_referred, segment_several
 from services.trainer.scenes.templates import ENGLISH, LANGUAGES, Templates
 from services.trainer.scenes.wording import (
     category_words,
-    list_of,
     name,
     pick,
     pick_answer,
@@ -135,36 +135,21 @@ def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bo
 def _detect(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
     if not scene.objects:
         return None
-    return _detect_one("detect", scene, pick(rng, leftmost_first(scene)), language, rng)
+    category = pick(rng, leftmost_first(scene))
+    return request_one("detect", templates.DETECT, boxes_of, scene, category, language, rng)
 
 
 def _detect_absent(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
-    return _detect_one("detect_absent", scene, absent(scene, rng), language, rng)
-
-
-def _detect_one(task: str, scene: Scene, category: Category, language: str, rng: np.random.Generator) -> Conversation:
-    question = pick(rng, templates.DETECT[language]).format(**category_words(category, language))
-    answer = routed_answer(boxes_of([name(category, language)]), templates.ROUTED_ANSWERS, language, rng)
-    return Conversation(task, language, exchange(question, answer, language, rng), (members(scene, category),))
+    return request_one("detect_absent", templates.DETECT, boxes_of, scene, absent(scene, rng), language, rng)
 
 
 def _detect_several(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
     chosen = several(scene, rng, 2 + int(rng.random() * 5))
-    question = pick(rng, templates.DETECT_SEVERAL[language]).format(list=list_of(chosen, language, rng))
-    names = [name(category, language) for category in chosen]
-    answer = routed_answer(boxes_of(names), templates.ROUTED_ANSWERS, language, rng)
-    targets = tuple(members(scene, category) for category in chosen)
-    return Conversation("detect_several", language, exchange(question, answer, language, rng), targets)
+    return request_several("detect_several", templates.DETECT_SEVERAL, boxes_of, scene, chosen, language, rng)
 
 
 def _refer(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
-    found = choose_referring(scene, language, rng)
-    if found is None:
-        return None
-    question = pick(rng, templates.REFER[language]).format(it=found.spoken)
-    answer = routed_answer(boxes_of([found.phrase]), templates.ROUTED_ANSWERS, language, rng)
-    turns = exchange(question, answer, language, rng)
-    return Conversation("refer", language, turns, ((found.target,),), kind=found.relation)
+    return request_referred("refer", templates.REFER, boxes_of, scene, language, rng)
 
 
 def _open(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:

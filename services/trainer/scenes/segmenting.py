@@ -9,6 +9,7 @@ from services.trainer.scenes.answers import boxes_of, masks_of, routed_answer
 from services.trainer.scenes.choosing import maybe_present, several
 from services.trainer.scenes.conversation import Conversation, exchange
 from services.trainer.scenes.referring import choose_referring, members
+from services.trainer.scenes.requests import request_one, request_referred, request_several
 from services.trainer.scenes.scene import Scene
 from services.trainer.scenes.templates import ENGLISH
 from services.trainer.scenes.wording import category_words, list_of, name, pick
@@ -20,30 +21,19 @@ _PRESENT = 0.75
 def segment(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
     """Masks of one category, which may be absent."""
     category = maybe_present(scene, rng, _PRESENT)
-    question = pick(rng, segment_templates.SEGMENT[language]).format(**category_words(category, language))
-    answer = routed_answer(masks_of([name(category, language)]), templates.ROUTED_ANSWERS, language, rng)
-    return Conversation("segment", language, exchange(question, answer, language, rng), (members(scene, category),))
+    return request_one("segment", segment_templates.SEGMENT, masks_of, scene, category, language, rng)
 
 
 def segment_several(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
     """Masks of several categories."""
     chosen = several(scene, rng, 2 + int(rng.random() * 4))
-    question = pick(rng, segment_templates.SEGMENT_SEVERAL[language]).format(list=list_of(chosen, language, rng))
-    phrases = [name(category, language) for category in chosen]
-    answer = routed_answer(masks_of(phrases), templates.ROUTED_ANSWERS, language, rng)
-    targets = tuple(members(scene, category) for category in chosen)
-    return Conversation("segment_several", language, exchange(question, answer, language, rng), targets)
+    questions = segment_templates.SEGMENT_SEVERAL
+    return request_several("segment_several", questions, masks_of, scene, chosen, language, rng)
 
 
 def segment_referred(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
     """The mask of one thing that a referring expression means."""
-    found = choose_referring(scene, language, rng)
-    if found is None:
-        return None
-    question = pick(rng, segment_templates.SEGMENT_REFERRED[language]).format(it=found.spoken)
-    answer = routed_answer(masks_of([found.phrase]), templates.ROUTED_ANSWERS, language, rng)
-    turns = exchange(question, answer, language, rng)
-    return Conversation("segment_referred", language, turns, ((found.target,),), kind=found.relation)
+    return request_referred("segment_referred", segment_templates.SEGMENT_REFERRED, masks_of, scene, language, rng)
 
 
 def boxes_and_masks(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
