@@ -127,6 +127,7 @@ class DecodeRequest(_message.Message):
     ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
     INPUT_MODE_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
+    DIFFUSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     adapter_version: _builtins.str
     input_mode: Global___InputMode.ValueType
@@ -138,6 +139,8 @@ class DecodeRequest(_message.Message):
 
     @_builtins.property
     def detection(self) -> Global___DetectionOptions: ...
+    @_builtins.property
+    def diffusion(self) -> Global___DiffusionOptions: ...
     def __init__(
         self,
         *,
@@ -147,16 +150,88 @@ class DecodeRequest(_message.Message):
         adapter_version: _builtins.str = ...,
         input_mode: Global___InputMode.ValueType = ...,
         detection: Global___DetectionOptions | None = ...,
+        diffusion: Global___DiffusionOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detection", b"detection", "image", b"image", "options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detection", b"detection", "diffusion", b"diffusion", "image", b"image", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "detection", b"detection", "groups", b"groups", "image", b"image", "input_mode", b"input_mode", "options", b"options", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "detection", b"detection", "diffusion", b"diffusion", "groups", b"groups", "image", b"image", "input_mode", b"input_mode", "options", b"options", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_options: _TypeAlias = _typing.Literal["detection"]  # noqa: Y015
+    _WhichOneofReturnType_options: _TypeAlias = _typing.Literal["detection", "diffusion"]  # noqa: Y015
     _WhichOneofArgType_options: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_options) -> _WhichOneofReturnType_options | None: ...
 
 Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
+
+@_typing.final
+class DiffusionOptions(_message.Message):
+    """What tools that make images understand. Unset fields take the decoder's defaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    GUIDANCE_FIELD_NUMBER: _builtins.int
+    IMAGE_GUIDANCE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    seed: _builtins.int
+    """The same seed makes the same image. Unset: a random one, which the result names."""
+    guidance: _builtins.float
+    """How far to follow the prompt; 1 is not to exaggerate it."""
+    image_guidance: _builtins.float
+    """How far to keep to the source image when editing."""
+    width: _builtins.int
+    """In pixels. An edit has the size of its source unless they are set."""
+    height: _builtins.int
+    count: _builtins.int
+    """Images for every group."""
+    def __init__(
+        self,
+        *,
+        steps: _builtins.int | None = ...,
+        seed: _builtins.int | None = ...,
+        guidance: _builtins.float | None = ...,
+        image_guidance: _builtins.float | None = ...,
+        width: _builtins.int | None = ...,
+        height: _builtins.int | None = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_guidance", b"_guidance", "_height", b"_height", "_image_guidance", b"_image_guidance", "_seed", b"_seed", "_steps", b"_steps", "_width", b"_width", "count", b"count", "guidance", b"guidance", "height", b"height", "image_guidance", b"image_guidance", "seed", b"seed", "steps", b"steps", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_guidance", b"_guidance", "_height", b"_height", "_image_guidance", b"_image_guidance", "_seed", b"_seed", "_steps", b"_steps", "_width", b"_width", "count", b"count", "guidance", b"guidance", "height", b"height", "image_guidance", b"image_guidance", "seed", b"seed", "steps", b"steps", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    _WhichOneofReturnType__guidance: _TypeAlias = _typing.Literal["guidance"]  # noqa: Y015
+    _WhichOneofArgType__guidance: _TypeAlias = _typing.Literal["_guidance", b"_guidance"]  # noqa: Y015
+    _WhichOneofReturnType__height: _TypeAlias = _typing.Literal["height"]  # noqa: Y015
+    _WhichOneofArgType__height: _TypeAlias = _typing.Literal["_height", b"_height"]  # noqa: Y015
+    _WhichOneofReturnType__image_guidance: _TypeAlias = _typing.Literal["image_guidance"]  # noqa: Y015
+    _WhichOneofArgType__image_guidance: _TypeAlias = _typing.Literal["_image_guidance", b"_image_guidance"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance) -> _WhichOneofReturnType__guidance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__height) -> _WhichOneofReturnType__height | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_guidance) -> _WhichOneofReturnType__image_guidance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
+
+Global___DiffusionOptions: _TypeAlias = DiffusionOptions  # noqa: Y015
 
 @_typing.final
 class DetectionOptions(_message.Message):
@@ -201,11 +276,14 @@ class DecodeEvent(_message.Message):
 
     PROGRESS_FIELD_NUMBER: _builtins.int
     DETECTIONS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___Progress: ...
     @_builtins.property
     def detections(self) -> _types_pb2.Detections: ...
+    @_builtins.property
+    def images(self) -> _types_pb2.GeneratedImages: ...
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Timing]:
         """On the last event."""
@@ -215,13 +293,14 @@ class DecodeEvent(_message.Message):
         *,
         progress: Global___Progress | None = ...,
         detections: _types_pb2.Detections | None = ...,
+        images: _types_pb2.GeneratedImages | None = ...,
         timings: _abc.Iterable[_types_pb2.Timing] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "event", b"event", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "event", b"event", "images", b"images", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "event", b"event", "progress", b"progress", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "event", b"event", "images", b"images", "progress", b"progress", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "detections"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "detections", "images"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -271,6 +271,7 @@ class Part(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     ROUTED_PHRASE_FIELD_NUMBER: _builtins.int
     OBSERVATION_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Never parsed for special tokens."""
     @_builtins.property
@@ -281,6 +282,12 @@ class Part(_message.Message):
     def observation(self) -> Global___Observation:
         """Only as the last part of an assistant message: closes a round; the text after it is the next round."""
 
+    @_builtins.property
+    def region(self) -> _types_pb2.Region:
+        """Of user messages: a mark on the last image before it. Regions are numbered from 1 through the conversation and
+        answered under the name "region 1".
+        """
+
     def __init__(
         self,
         *,
@@ -288,12 +295,13 @@ class Part(_message.Message):
         image: _types_pb2.Image | None = ...,
         routed_phrase: Global___RoutedPhrase | None = ...,
         observation: Global___Observation | None = ...,
+        region: _types_pb2.Region | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "observation", b"observation", "part", b"part", "routed_phrase", b"routed_phrase", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "observation", b"observation", "part", b"part", "region", b"region", "routed_phrase", b"routed_phrase", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "observation", b"observation", "part", b"part", "routed_phrase", b"routed_phrase", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "observation", b"observation", "part", b"part", "region", b"region", "routed_phrase", b"routed_phrase", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image", "routed_phrase", "observation"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image", "routed_phrase", "observation", "region"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -506,7 +514,9 @@ class LinkRequest(_message.Message):
     @_builtins.property
     def phrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def image(self) -> _types_pb2.Image: ...
+    def image(self) -> _types_pb2.Image:
+        """None for tools that need no image."""
+
     def __init__(
         self,
         *,

@@ -100,6 +100,7 @@ class AnswerRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     MAX_ROUNDS_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
+    DIFFUSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     max_rounds: _builtins.int
     """How often the model may read observations and go on. Unset: the profile's default (2). 0: text and results only."""
@@ -109,6 +110,8 @@ class AnswerRequest(_message.Message):
     def sampling(self) -> _mllm_pb2.Sampling: ...
     @_builtins.property
     def detection(self) -> _decoder_pb2.DetectionOptions: ...
+    @_builtins.property
+    def diffusion(self) -> _decoder_pb2.DiffusionOptions: ...
     def __init__(
         self,
         *,
@@ -117,10 +120,11 @@ class AnswerRequest(_message.Message):
         sampling: _mllm_pb2.Sampling | None = ...,
         max_rounds: _builtins.int | None = ...,
         detection: _decoder_pb2.DetectionOptions | None = ...,
+        diffusion: _decoder_pb2.DiffusionOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "max_rounds", b"max_rounds", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "diffusion", b"diffusion", "max_rounds", b"max_rounds", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "max_rounds", b"max_rounds", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "diffusion", b"diffusion", "max_rounds", b"max_rounds", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
     _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015
@@ -166,10 +170,13 @@ class ToolResult(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     DETECTIONS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     @_builtins.property
     def detections(self) -> _types_pb2.Detections: ...
+    @_builtins.property
+    def images(self) -> _types_pb2.GeneratedImages: ...
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Timing]: ...
     def __init__(
@@ -177,13 +184,14 @@ class ToolResult(_message.Message):
         *,
         id: _builtins.str = ...,
         detections: _types_pb2.Detections | None = ...,
+        images: _types_pb2.GeneratedImages | None = ...,
         timings: _abc.Iterable[_types_pb2.Timing] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "images", b"images", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "id", b"id", "result", b"result", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "id", b"id", "images", b"images", "result", b"result", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["detections"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["detections", "images"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -300,6 +308,8 @@ class DetectRequest(_message.Message):
     PHRASES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
+    KEYPOINTS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     tool: _builtins.str
     """The tool to ask, "segmentation" for masks. Unset: "detection"."""
@@ -309,6 +319,14 @@ class DetectRequest(_message.Message):
     def phrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def options(self) -> _decoder_pb2.DetectionOptions: ...
+    @_builtins.property
+    def keypoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of poses: names of the keypoints to find on every object. None: all that the tool knows for the phrases."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Region]:
+        """Of segmentation: things that are marked rather than named. Their groups come after those of the phrases."""
+
     def __init__(
         self,
         *,
@@ -317,10 +335,12 @@ class DetectRequest(_message.Message):
         phrases: _abc.Iterable[_builtins.str] | None = ...,
         options: _decoder_pb2.DetectionOptions | None = ...,
         tool: _builtins.str = ...,
+        keypoints: _abc.Iterable[_builtins.str] | None = ...,
+        regions: _abc.Iterable[_types_pb2.Region] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options", "phrases", b"phrases", "request_id", b"request_id", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "keypoints", b"keypoints", "options", b"options", "phrases", b"phrases", "regions", b"regions", "request_id", b"request_id", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,3 +373,96 @@ class DetectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DetectResponse: _TypeAlias = DetectResponse  # noqa: Y015
+
+@_typing.final
+class DrawRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    prompt: _builtins.str
+    """What to draw, or what to change."""
+    @_builtins.property
+    def image(self) -> _types_pb2.Image:
+        """The image to edit. Unset: a new image is drawn."""
+
+    @_builtins.property
+    def region(self) -> _types_pb2.Region:
+        """Of an edit: the thing that is meant, where the prompt does not say it alone."""
+
+    @_builtins.property
+    def options(self) -> _decoder_pb2.DiffusionOptions: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        image: _types_pb2.Image | None = ...,
+        region: _types_pb2.Region | None = ...,
+        options: _decoder_pb2.DiffusionOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options", "region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "options", b"options", "prompt", b"prompt", "region", b"region", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrawRequest: _TypeAlias = DrawRequest  # noqa: Y015
+
+@_typing.final
+class DrawEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> _decoder_pb2.Progress: ...
+    @_builtins.property
+    def response(self) -> Global___DrawResponse: ...
+    def __init__(
+        self,
+        *,
+        progress: _decoder_pb2.Progress | None = ...,
+        response: Global___DrawResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "response"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___DrawEvent: _TypeAlias = DrawEvent  # noqa: Y015
+
+@_typing.final
+class DrawResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def images(self) -> _types_pb2.GeneratedImages: ...
+    @_builtins.property
+    def usage(self) -> _mllm_pb2.Usage: ...
+    @_builtins.property
+    def timings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Timing]: ...
+    def __init__(
+        self,
+        *,
+        images: _types_pb2.GeneratedImages | None = ...,
+        usage: _mllm_pb2.Usage | None = ...,
+        timings: _abc.Iterable[_types_pb2.Timing] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrawResponse: _TypeAlias = DrawResponse  # noqa: Y015

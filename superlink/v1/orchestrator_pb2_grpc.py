@@ -50,6 +50,11 @@ class OrchestratorStub:
                 request_serializer=superlink_dot_v1_dot_orchestrator__pb2.DetectRequest.SerializeToString,
                 response_deserializer=superlink_dot_v1_dot_orchestrator__pb2.DetectResponse.FromString,
                 _registered_method=True)
+        self.Draw = channel.unary_stream(
+                '/superlink.v1.Orchestrator/Draw',
+                request_serializer=superlink_dot_v1_dot_orchestrator__pb2.DrawRequest.SerializeToString,
+                response_deserializer=superlink_dot_v1_dot_orchestrator__pb2.DrawEvent.FromString,
+                _registered_method=True)
 
 
 class OrchestratorServicer:
@@ -75,6 +80,13 @@ class OrchestratorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Draw(self, request, context):
+        """The fast path of tools that make images; the last event carries them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrchestratorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_OrchestratorServicer_to_server(servicer, server):
                     servicer.Detect,
                     request_deserializer=superlink_dot_v1_dot_orchestrator__pb2.DetectRequest.FromString,
                     response_serializer=superlink_dot_v1_dot_orchestrator__pb2.DetectResponse.SerializeToString,
+            ),
+            'Draw': grpc.unary_stream_rpc_method_handler(
+                    servicer.Draw,
+                    request_deserializer=superlink_dot_v1_dot_orchestrator__pb2.DrawRequest.FromString,
+                    response_serializer=superlink_dot_v1_dot_orchestrator__pb2.DrawEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +193,33 @@ class Orchestrator:
             '/superlink.v1.Orchestrator/Detect',
             superlink_dot_v1_dot_orchestrator__pb2.DetectRequest.SerializeToString,
             superlink_dot_v1_dot_orchestrator__pb2.DetectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Draw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/superlink.v1.Orchestrator/Draw',
+            superlink_dot_v1_dot_orchestrator__pb2.DrawRequest.SerializeToString,
+            superlink_dot_v1_dot_orchestrator__pb2.DrawEvent.FromString,
             options,
             channel_credentials,
             insecure,

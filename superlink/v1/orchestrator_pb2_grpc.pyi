@@ -37,6 +37,8 @@ class OrchestratorStub:
     Answer: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.AnswerRequest, _orchestrator_pb2.AnswerEvent]
     Detect: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DetectRequest, _orchestrator_pb2.DetectResponse]
     """The fast path: phrases in, what one tool finds of them out, no free decoding."""
+    Draw: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.DrawRequest, _orchestrator_pb2.DrawEvent]
+    """The fast path of tools that make images; the last event carries them."""
 
 @_typing.type_check_only
 class OrchestratorAsyncStub(OrchestratorStub):
@@ -47,6 +49,8 @@ class OrchestratorAsyncStub(OrchestratorStub):
     Answer: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.AnswerRequest, _orchestrator_pb2.AnswerEvent]  # type: ignore[assignment]
     Detect: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DetectRequest, _orchestrator_pb2.DetectResponse]  # type: ignore[assignment]
     """The fast path: phrases in, what one tool finds of them out, no free decoding."""
+    Draw: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.DrawRequest, _orchestrator_pb2.DrawEvent]  # type: ignore[assignment]
+    """The fast path of tools that make images; the last event carries them."""
 
 class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
     """The answer engine: turns the MLLM's routing tokens into tool calls and merges what comes back."""
@@ -72,5 +76,13 @@ class OrchestratorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.DetectResponse, _abc.Awaitable[_orchestrator_pb2.DetectResponse]]:
         """The fast path: phrases in, what one tool finds of them out, no free decoding."""
+
+    @_abc_1.abstractmethod
+    def Draw(
+        self,
+        request: _orchestrator_pb2.DrawRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orchestrator_pb2.DrawEvent], _abc.AsyncIterator[_orchestrator_pb2.DrawEvent]]:
+        """The fast path of tools that make images; the last event carries them."""
 
 def add_OrchestratorServicer_to_server(servicer: OrchestratorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

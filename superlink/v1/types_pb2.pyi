@@ -180,6 +180,172 @@ class Keypoints(_message.Message):
 Global___Keypoints: _TypeAlias = Keypoints  # noqa: Y015
 
 @_typing.final
+class Point(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    x: _builtins.float
+    y: _builtins.float
+    def __init__(
+        self,
+        *,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Point: _TypeAlias = Point  # noqa: Y015
+
+@_typing.final
+class Points(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]: ...
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___Point] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Points: _TypeAlias = Points  # noqa: Y015
+
+@_typing.final
+class Stroke(_message.Message):
+    """A drawn line through its points."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    width: _builtins.float
+    """In pixels of the image. Unset: a fiftieth of its longer side."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]: ...
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___Point] | None = ...,
+        width: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_width", b"_width", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_width", b"_width", "points", b"points", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
+
+Global___Stroke: _TypeAlias = Stroke  # noqa: Y015
+
+@_typing.final
+class Region(_message.Message):
+    """A visual prompt: what somebody marked on an image, or an earlier result that is referred to. Coordinates are pixels of
+    the upright image.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOX_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    STROKE_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def box(self) -> Global___Box: ...
+    @_builtins.property
+    def points(self) -> Global___Points: ...
+    @_builtins.property
+    def stroke(self) -> Global___Stroke: ...
+    @_builtins.property
+    def mask(self) -> Global___Mask: ...
+    def __init__(
+        self,
+        *,
+        box: Global___Box | None = ...,
+        points: Global___Points | None = ...,
+        stroke: Global___Stroke | None = ...,
+        mask: Global___Mask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mark", b"mark", "mask", b"mask", "points", b"points", "stroke", b"stroke"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mark", b"mark", "mask", b"mask", "points", b"points", "stroke", b"stroke"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_mark: _TypeAlias = _typing.Literal["box", "points", "stroke", "mask"]  # noqa: Y015
+    _WhichOneofArgType_mark: _TypeAlias = _typing.Literal["mark", b"mark"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_mark) -> _WhichOneofReturnType_mark | None: ...
+
+Global___Region: _TypeAlias = Region  # noqa: Y015
+
+@_typing.final
+class GeneratedImage(_message.Message):
+    """An image that a tool made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODED_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    encoded: _builtins.bytes
+    """PNG file bytes."""
+    width: _builtins.int
+    height: _builtins.int
+    seed: _builtins.int
+    """The seed that makes this image again, with count 1 and all other options the same."""
+    def __init__(
+        self,
+        *,
+        encoded: _builtins.bytes = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "height", b"height", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratedImage: _TypeAlias = GeneratedImage  # noqa: Y015
+
+@_typing.final
+class GeneratedImages(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratedImage]: ...
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The group of the request that asked for each image, in their order."""
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[Global___GeneratedImage] | None = ...,
+        groups: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "images", b"images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratedImages: _TypeAlias = GeneratedImages  # noqa: Y015
+
+@_typing.final
 class Span(_message.Message):
     """Half-open range of Unicode code points in the visible text of the answer."""
 
@@ -214,6 +380,7 @@ class LinkGroup(_message.Message):
     SPAN_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     route: _builtins.str
     """The routing token, for example "[DET]"."""
     phrase: _builtins.str
@@ -228,6 +395,10 @@ class LinkGroup(_message.Message):
     def embedding(self) -> Global___Tensor:
         """Projected to the decoder's width: [width] for perception, [queries, width] for diffusion."""
 
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """What the phrase means, where it stands for a visual prompt ("region 1") or an earlier result ("dog 2")."""
+
     def __init__(
         self,
         *,
@@ -236,10 +407,11 @@ class LinkGroup(_message.Message):
         span: Global___Span | None = ...,
         embedding: Global___Tensor | None = ...,
         log_probability: _builtins.float = ...,
+        region: Global___Region | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "span", b"span"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "region", b"region", "span", b"span"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "log_probability", b"log_probability", "phrase", b"phrase", "route", b"route", "span", b"span"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "log_probability", b"log_probability", "phrase", b"phrase", "region", b"region", "route", b"route", "span", b"span"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,6 +427,7 @@ class Detection(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    KEYPOINTS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Calibrated probability in 0..1."""
     group: _builtins.int
@@ -265,6 +438,10 @@ class Detection(_message.Message):
     def mask(self) -> Global___Mask:
         """Of the size of the upright image; set by tools that segment."""
 
+    @_builtins.property
+    def keypoints(self) -> Global___Keypoints:
+        """One a keypoint group of the call, in their order; set by tools that find poses."""
+
     def __init__(
         self,
         *,
@@ -272,10 +449,11 @@ class Detection(_message.Message):
         score: _builtins.float = ...,
         group: _builtins.int = ...,
         mask: Global___Mask | None = ...,
+        keypoints: Global___Keypoints | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "keypoints", b"keypoints", "mask", b"mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "group", b"group", "mask", b"mask", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "group", b"group", "keypoints", b"keypoints", "mask", b"mask", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
