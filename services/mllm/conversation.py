@@ -25,6 +25,9 @@ IGNORED = -100
 # Boxes listed for one group of an observation; the count always says how many there are.
 MAX_LISTED_OBJECTS = 6
 
+# How the fast path asks a tool; "Detect" where nothing else is said.
+_FAST_PATH_TASKS = {"[POSE_OBJECT]": "Pose", "[POSE]": "Keypoints", "[GEN]": "Draw", "[EDIT]": "Edit"}
+
 RoleName = Literal["system", "user", "assistant"]
 
 
@@ -137,16 +140,25 @@ def render(
     return writer.rendered
 
 
-def fast_path(route: str, phrases: Sequence[str]) -> tuple[Turn, Turn]:
-    """The canonical conversation of the teacher-forced fast path: one image, a list of phrases, no free decoding."""
-    parts: list[Part] = []
+def fast_path(phrases: Sequence[RoutedPhrase], shows_image: bool = True) -> tuple[Turn, Turn]:
+    """The canonical conversation of the teacher-forced fast path: at most one image, phrases, no free decoding.
+
+    "Detect: dog, cat", "Pose: person. Keypoints: nose, left eye", "Draw: a cat beside a tree".
+    """
+    asked: list[str] = []
+    answer: list[Part] = []
     for number, phrase in enumerate(phrases):
+        task = _FAST_PATH_TASKS.get(phrase.route, "Detect")
+        if number and task == _FAST_PATH_TASKS.get(phrases[number - 1].route, "Detect"):
+            asked.append(f", {phrase.phrase}")
+        else:
+            asked.append(f"{'. ' if number else ''}{task}: {phrase.phrase}")
         if number:
-            parts.append(Text(", "))
-        parts.append(RoutedPhrase(route, phrase))
-    parts.append(Text("."))
-    question = f"Detect: {', '.join(phrases)}"
-    return Turn("user", (ImagePart(0), Text(question))), Turn("assistant", tuple(parts))
+            answer.append(Text(", "))
+        answer.append(phrase)
+    answer.append(Text("."))
+    question = Text("".join(asked))
+    return Turn("user", (ImagePart(0), question) if shows_image else (question,)), Turn("assistant", tuple(answer))
 
 
 def fold_capitals(text: str) -> str:

@@ -15,6 +15,7 @@ from services.mllm.conversation import (
     ConversationError,
     ImagePart,
     Rendered,
+    RoutedPhrase,
     Text,
     Turn,
     fast_path,
@@ -139,8 +140,10 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         if self._config.fold_capitals:
             phrases = [fold_capitals(phrase) for phrase in phrases]
         with self._engine.admission():
-            inputs = await self._prepare([request.image])
-            rendered = self._render(fast_path(request.route, phrases), inputs, for_generation=False)
+            shows_image = request.HasField("image")
+            inputs = await self._prepare([request.image] if shows_image else [])
+            routed = [RoutedPhrase(request.route, phrase) for phrase in phrases]
+            rendered = self._render(fast_path(routed, shows_image), inputs, for_generation=False)
             prepare_s = time.monotonic() - began
             decoder = self._decoder_of_route[request.route]
             linked = await self._engine.link(rendered, inputs, decoder, deadline_of(context))
@@ -161,7 +164,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
             async for _ in events:
                 pass
         for route in self._config.routes:
-            rendered = self._render(fast_path(route.token, ["?"]), inputs, for_generation=False)
+            rendered = self._render(fast_path([RoutedPhrase(route.token, "?")]), inputs, for_generation=False)
             await engine.link(rendered, inputs, route.decoder)
         engine.features.clear()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from services.grounding.structures import GroundingTargets
-from services.mllm.conversation import fast_path
+from services.mllm.conversation import RoutedPhrase, fast_path
 from services.runtime.decoder import pad_links
 from services.trainer.alignment import alignment_term, category_of
 from services.trainer.calibration import calibrate
@@ -204,7 +204,9 @@ class JointStage(Stage):
     def _fast_path_links(self, scene: Scene, categories: list[int]) -> Tensor:
         """Links of category names, in English and Chinese by turns."""
         phrases = [CATEGORIES[c].english if scene.seed % 2 else CATEGORIES[c].chinese for c in categories]
-        conversation = Conversation("fast_path", "en", fast_path(self.route, phrases), ())
+        conversation = Conversation(
+            "fast_path", "en", fast_path([RoutedPhrase(self.route, phrase) for phrase in phrases]), ()
+        )
         config = self.mllm.config
         rendered = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
         device = self.detector.logit_bias.device

@@ -134,7 +134,9 @@ def test_typed_tokens_change_nothing_but_the_text(tokenizer: MllmTokenizer) -> N
 
 
 def test_the_fast_path_is_one_canonical_sentence(tokenizer: MllmTokenizer) -> None:
-    rendered = render(fast_path("[DET]", ["dog", "小狗"]), tokenizer, [1], for_generation=False)
+    rendered = render(
+        fast_path([RoutedPhrase("[DET]", "dog"), RoutedPhrase("[DET]", "小狗")]), tokenizer, [1], for_generation=False
+    )
     assert spelt(tokenizer, rendered.input_ids) == (
         "<|im_start|>user\n<img><IMG_CONTEXT></img>\nDetect: dog, 小狗<|im_end|>\n<|im_start|>assistant\n"
         "<ref>dog</ref>[DET]<link><link><link><link>, <ref>小狗</ref>[DET]<link><link><link><link>.<|im_end|>\n"
@@ -166,3 +168,12 @@ def test_observations_list_counts_boxes_absence_and_failure() -> None:
 def test_what_cannot_be_rendered_is_refused_with_a_reason(tokenizer: MllmTokenizer, turn: Turn, text: str) -> None:
     with pytest.raises(ConversationError, match=text):
         render([turn], tokenizer, [1], for_generation=False)
+
+
+def test_the_fast_path_asks_every_tool_in_its_own_words() -> None:
+    pose = [RoutedPhrase("[POSE_OBJECT]", "deer"), RoutedPhrase("[POSE]", "nose"), RoutedPhrase("[POSE]", "neck")]
+    question, answer = fast_path(pose)
+    assert question.parts == (ImagePart(0), Text("Pose: deer. Keypoints: nose, neck"))
+    assert [part for part in answer.parts if isinstance(part, RoutedPhrase)] == pose
+    question, _ = fast_path([RoutedPhrase("[GEN]", "a cat beside a tree")], shows_image=False)
+    assert question.parts == (Text("Draw: a cat beside a tree"),)

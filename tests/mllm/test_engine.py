@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from services.mllm.batch import AnswerEvent, FinishEvent, FinishReason, TextEvent
-from services.mllm.conversation import ImagePart, Rendered, Text, Turn, fast_path, render
+from services.mllm.conversation import ImagePart, Rendered, RoutedPhrase, Text, Turn, fast_path, render
 from services.mllm.engine import Engine
 from services.mllm.jobs import ImageInput, Times
 from services.mllm.model import Mllm
@@ -44,7 +44,9 @@ class Bench:
         return render([Turn("user", (ImagePart(0), Text(question)))], self._tokenizer, [self._count], True)
 
     def links(self, *phrases: str) -> Rendered:
-        return render(fast_path("[DET]", phrases), self._tokenizer, [self._count], False)
+        return render(
+            fast_path([RoutedPhrase("[DET]", phrase) for phrase in phrases]), self._tokenizer, [self._count], False
+        )
 
     def answer(
         self, sampling: Sampling, deadline: float = math.inf, key: str = "a"

@@ -252,7 +252,6 @@ UNKNOWN_ROUTE.messages.append(
         (mllm_pb2.LinkRequest(route="[NO]", phrases=["dog"], image=picture()), "unknown_route", r"knows \[DET\]"),
         (mllm_pb2.LinkRequest(route="[DET]", image=picture()), "empty_phrase", "at least one"),
         (mllm_pb2.LinkRequest(route="[DET]", phrases=["dog", " "], image=picture()), "empty_phrase", "none empty"),
-        (mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"]), "image_missing", "no image"),
         (mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"] * 99, image=picture()), "prompt_too_long", "512"),
         (
             mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"], image=picture(size=(2000, 600))),

@@ -120,7 +120,11 @@ def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bo
         if found is None:
             return None
         return Conversation(
-            "fast_path", language, fast_path(route, [found.spoken]), ((found.target,),), kind=found.relation
+            "fast_path",
+            language,
+            fast_path([RoutedPhrase(route, found.spoken)]),
+            ((found.target,),),
+            kind=found.relation,
         )
     chosen = several(scene, rng, 1 + int(rng.random() ** 1.5 * 8))
     words = plural if rng.random() < 0.25 else name
@@ -128,7 +132,10 @@ def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bo
     if rng.random() < 0.05:
         phrases = [phrase.capitalize() for phrase in phrases]
     return Conversation(
-        "fast_path", language, fast_path(route, phrases), tuple(members(scene, category) for category in chosen)
+        "fast_path",
+        language,
+        fast_path([RoutedPhrase(route, phrase) for phrase in phrases]),
+        tuple(members(scene, category) for category in chosen),
     )
 
 
