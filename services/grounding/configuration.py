@@ -27,6 +27,8 @@ class GroundingConfig(Section):
     max_groups: PositiveInt = 128
     # Categories that the detector was trained with; their rows stand beside the links of every request.
     vocabulary: NonNegativeInt = 0
+    # How many of the vocabulary's first rows stand there; unset: all.
+    rows_beside: NonNegativeInt | None = None
     # A row closer to one of a request's links than this means the same and stays away. Rows are 12 apart or more; the
     # links of category names, also with an attribute, lie within 4 of their row.
     vocabulary_radius: float = Field(default=8.0, ge=0)

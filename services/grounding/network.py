@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from services.grounding import compiled_operations  # noqa: F401  (must come before mmdet)
 from services.grounding.boxes import suppress_duplicates, to_corners
@@ -52,6 +53,7 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
     config_class: ClassVar[type[GroundingConfig]]
     # Stages of the residual network that ``encode`` reads, by their place; stage n has stride 2 ** (n + 2).
     backbone_stages: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    takes_regions: ClassVar[bool] = False
 
     def __init__(self, config: GroundingConfig) -> None:
         super().__init__()
@@ -65,6 +67,7 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
             adapter_version=config.adapter_version,
             max_groups=config.max_groups,
             score_threshold=config.score_threshold,
+            takes_regions=self.takes_regions,
         )
         width, base = config.width, config.backbone_base_channels
         self.backbone = ResNet(
@@ -127,20 +130,25 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
         links: Tensor,
         link_mask: Tensor,
         targets: GroundingTargets | None = None,
+        prompts: Tensor | None = None,
     ) -> GroundingOutputs:
         """Candidates for ``links``, see ``Decoder.forward``; ``features`` end with the three levels of the neck.
 
-        ``targets`` adds denoising queries, in training only.
+        ``targets`` adds denoising queries, in training only. ``prompts`` ``[batch, groups, width]`` is added to the
+        phrases; it is zero but for phrases that mean a place.
 
         In inference the vocabulary stands beside the links: alone, a link is easily taken for a look-alike, since
         nothing says what else the thing could be. Training stages put it there themselves, with targets of its own.
         """
         batch, groups = links.shape[:2]
         if not self.training:
-            links, link_mask = self._beside_vocabulary(links, link_mask)
+            named = link_mask if prompts is None else link_mask & (prompts == 0).all(dim=-1)
+            links, link_mask = self._beside_vocabulary(links, link_mask, named)
         tokens, positions, shapes, starts = self._flatten(features)
         valid_ratios = tokens.new_ones(batch, len(features), 2)
         phrases = self.link_projection(links)
+        if prompts is not None:
+            phrases = phrases + functional.pad(prompts, (0, 0, 0, links.shape[1] - groups))
         memory, phrase_memory = self.encoder(tokens, positions, phrases, link_mask, shapes, starts, valid_ratios)
         proposal_logits, proposal_boxes = self._propose(memory, phrase_memory, link_mask, shapes)
         chosen = proposal_logits.detach().amax(dim=-1).topk(min(self.config.queries, memory.shape[1]), dim=1).indices
@@ -220,10 +228,13 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
         load_weights(decoder, folder)
         return decoder.eval()
 
-    def _beside_vocabulary(self, links: Tensor, link_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``links`` and ``link_mask``, followed by the vocabulary; rows that mean what a link means are masked."""
-        rows = self.vocabulary.weight.expand(links.shape[0], -1, -1)
-        distances = torch.cdist(rows, links).masked_fill(~link_mask[:, None, :], torch.inf)
+    def _beside_vocabulary(self, links: Tensor, link_mask: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """``links`` and ``link_mask``, followed by the vocabulary; rows that mean what a link means are masked.
+
+        ``named`` ``[batch, groups]`` bool: links that mean all things of a name. Others keep no row away.
+        """
+        rows = self.vocabulary.weight[: self.config.rows_beside].expand(links.shape[0], -1, -1)
+        distances = torch.cdist(rows, links).masked_fill(~named[:, None, :], torch.inf)
         others = (distances >= self.config.vocabulary_radius).all(dim=-1)
         return torch.cat([links, rows], dim=1), torch.cat([link_mask, others], dim=1)
 

@@ -34,6 +34,8 @@ class DecoderSpec:
     max_groups: int
     # Calibrated probability from which a result counts as there; 0 for decoders without scores.
     score_threshold: float = 0.0
+    # Whether a group may mean a marked region; see ``Decoder.forward``.
+    takes_regions: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Decoder(nn.Module, ABC, Generic[Outputs, Targets, Options, Result]):
         """Run the decoder.
 
         ``links`` is ``[batch, groups, link_width]`` and ``link_mask`` ``[batch, groups]`` bool, True where a group is
-        real. What stands in masked places never changes the outputs of real groups.
+        real. What stands in masked places never changes the outputs of real groups. A decoder whose spec takes regions
+        is also given ``regions``, ``services.runtime.regions.GroupRegions``, where a request has any; their places are
+        relative to the square of the image's longer side that ``prepare`` pads to.
         """
 
     @abstractmethod

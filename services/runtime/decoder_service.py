@@ -23,6 +23,7 @@ from services.runtime.feature_cache import FeatureCache
 from services.runtime.images import ImageExecutor, decode_image, image_digest
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
+from services.runtime.regions import MOST_REGIONS, RegionPoints, pad_regions, region_mask, region_points
 from services.runtime.tensors import tensor_from_message
 from services.runtime.worker import Worker
 from superlink.errors import SuperlinkError, invalid_argument
@@ -55,6 +56,8 @@ class DecodeJob(Generic[Options]):
     # [groups, link_width] float32; no groups: only the image is encoded.
     links: Tensor
     options: Options
+    # Of groups that mean a marked region: the group, and where to look at the region, in pixels of the original.
+    regions: tuple[tuple[int, RegionPoints], ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -129,6 +132,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             max_image_bytes=self._limits.max_image_bytes,
             max_image_pixels=self._limits.max_image_pixels,
             score_threshold=spec.score_threshold,
+            takes_regions=spec.takes_regions,
         )
 
     async def Decode(  # noqa: N802 - the contract's name
@@ -146,7 +150,8 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
                 # A prefetch of what is there already, or of what would not be kept.
                 yield decoder_pb2.DecodeEvent()
                 return
-            job = DecodeJob(digest, image, links, options)
+            regions = await self._images.run(self._read_regions, request, image.original_size)
+            job = DecodeJob(digest, image, links, options, regions)
             completed = await self._batcher.submit(job, size_bytes=job.size_bytes, deadline=deadline_of(context))
         result = completed.response
         event = decoder_pb2.DecodeEvent() if result is None else self.write_result(result, image.original_size)
@@ -185,6 +190,21 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
         ]
         return torch.stack(links) if links else torch.empty(0, spec.link_width)
 
+    def _read_regions(
+        self, request: decoder_pb2.DecodeRequest, size: tuple[int, int]
+    ) -> tuple[tuple[int, RegionPoints], ...]:
+        """The regions of a request about an image of ``size`` (height, width), validated."""
+        marked = [(index, group.region) for index, group in enumerate(request.groups) if group.HasField("region")]
+        if marked and not self._decoder.spec.takes_regions:
+            raise invalid_argument(
+                "unsupported_region", f"The {self._decoder.spec.name} decoder takes no regions; ask it by phrases."
+            )
+        if len(marked) > MOST_REGIONS:
+            raise invalid_argument(
+                "too_many_regions", f"The request has {len(marked)} regions; at most {MOST_REGIONS} are allowed."
+            )
+        return tuple((index, region_points(region_mask(region, *size))) for index, region in marked)
+
     def _prepare(self, image: types_pb2.Image) -> tuple[str, EncodedImage | PreparedImage]:
         """In an image thread: the digest, and the cached features or else the pixels as the decoder wants them."""
         # Before the digest, so that an oversized file costs no more than a comparison.
@@ -206,10 +226,19 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             batch = [jobs[row] for row in rows]
             levels = zip(*(images[job.digest].features for job in batch), strict=True)
             links, link_mask = pad_links([job.links for job in batch])
-            outputs = self._decoder(tuple(torch.cat(level) for level in levels), links, link_mask)
+            sizes = [images[job.digest].original_size for job in batch]
+            marks = {}
+            if any(job.regions for job in batch):
+                marks["regions"] = pad_regions(
+                    [
+                        [(group, points.scaled(max(size))) for group, points in job.regions]
+                        for job, size in zip(batch, sizes, strict=True)
+                    ]
+                )
+            outputs = self._decoder(tuple(torch.cat(level) for level in levels), links, link_mask, **marks)
             answers = self._decoder.decode(
                 outputs,
-                [images[job.digest].original_size for job in batch],
+                sizes,
                 [job.links.shape[0] for job in batch],
                 [job.options for job in batch],
             )

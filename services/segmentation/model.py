@@ -7,6 +7,7 @@ mask embeddings, a pixel decoder gives every fourth pixel an embedding, and thei
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.grounding.boxes import to_corners
 from services.grounding.losses import assign, grounding_loss
 from services.grounding.network import GroundingDecoder
 from services.grounding.structures import GroundingOptions, GroundingResult, Selection
+from services.runtime.regions import GroupRegions
 from services.segmentation.configuration import SegmenterConfig
 from services.segmentation.losses import mask_loss
+from services.segmentation.regions import RegionAgreement, RegionPrompt, coverage
 from services.segmentation.run_length import encode_mask
 from services.segmentation.structures import SegmentationOutputs, SegmentationTargets
 
@@ -32,6 +36,7 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
     config_class = SegmenterConfig
     config: SegmenterConfig
     backbone_stages = (0, 1, 2, 3)
+    takes_regions = True
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(config)
@@ -46,6 +51,8 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
         self.mask_head = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.mask_width)
         )
+        self.region_prompt = RegionPrompt(config.backbone_base_channels + width, width)
+        self.region_agreement = RegionAgreement()
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """``[batch, 3, side, side]`` to the backbone's map of stride 4 and the three levels of the neck."""
@@ -58,18 +65,27 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
         links: Tensor,
         link_mask: Tensor,
         targets: SegmentationTargets | None = None,
+        regions: GroupRegions | None = None,
     ) -> SegmentationOutputs:
         """See ``Decoder.forward`` and ``GroundingDecoder.ground``."""
         fine, *levels = features
-        grounding = self.ground(tuple(levels), links, link_mask, targets)
+        prompts = None
+        if regions is not None:
+            owners = regions.owners(links.shape[1])
+            prompts = owners.transpose(1, 2) @ self.region_prompt((fine, levels[0]), regions)
+        grounding = self.ground(tuple(levels), links, link_mask, targets, prompts)
         rows, columns = levels[0].shape[-2:]
         finest = grounding.memory[:, : rows * columns].transpose(1, 2).unflatten(2, (rows, columns))
         enlarged = functional.interpolate(finest, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        return SegmentationOutputs(
-            grounding=grounding,
-            mask_embeddings=self.mask_head(grounding.states),
-            pixel_embeddings=self.pixel_decoder(self.lateral(fine) + enlarged),
-        )
+        mask_embeddings = self.mask_head(grounding.states)
+        pixel_embeddings = self.pixel_decoder(self.lateral(fine) + enlarged)
+        covered = None
+        if regions is not None:
+            covered = coverage(mask_embeddings, pixel_embeddings, regions)
+            agreement = self.region_agreement(covered, grounding.boxes, regions)
+            grounding = replace(grounding, logits=grounding.logits + agreement @ owners)
+            covered = covered[-1]
+        return SegmentationOutputs(grounding, mask_embeddings, pixel_embeddings, covered, regions)
 
     def loss(self, outputs: SegmentationOutputs, targets: SegmentationTargets) -> dict[str, Tensor]:
         """See ``grounding_loss`` and ``mask_loss``."""
@@ -94,6 +110,8 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
         results = []
         for row, (size, groups, option) in enumerate(zip(sizes, group_counts, options, strict=True)):
             found = self.select(outputs.grounding, row, groups, option)
+            if outputs.regions is not None and outputs.covered is not None:
+                found = self._one_a_mark(found, outputs, row, option)
             embeddings = outputs.mask_embeddings[-1, row, found.queries].float()
             logits = torch.einsum("fc,chw->fhw", embeddings, outputs.pixel_embeddings[row].float())
             finds = self._phrases(found, logits, size) if option.semantic else self._instances(found, logits, size)
@@ -110,6 +128,41 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
                 )
             )
         return results
+
+    def _one_a_mark(
+        self, found: Selection, outputs: SegmentationOutputs, row: int, option: GroundingOptions
+    ) -> Selection:
+        """``found``, with exactly one find for every phrase that has a region: the best candidate under its mark.
+
+        Who marks something means something, so a mark is answered however low the score, unless a threshold was asked
+        for.
+        """
+        calibration = self.config.detection_calibration
+        marked = outputs.regions.groups[row]
+        real = marked >= 0
+        groups = marked[real]
+        if not len(groups):
+            return found
+        logits = outputs.grounding.logits[-1, row][:, groups].float()
+        scores = torch.sigmoid(calibration.scale * logits + calibration.bias)
+        queries = (scores * outputs.covered[row][:, real]).argmax(dim=0)
+        scores = scores[queries, torch.arange(len(groups), device=queries.device)]
+        asked = scores >= (option.score_threshold or 0.0)
+        others = ~torch.isin(found.groups, groups)
+        corners = to_corners(outputs.grounding.boxes[-1, row].float())
+        order = torch.cat([found.scores[others], scores[asked]]).argsort(descending=True, stable=True)
+        order = order[: option.most_finds]
+        queries = torch.cat([found.queries[others], queries[asked]])[order]
+        presence_scores, presence_found = found.presence_scores.clone(), found.presence_found.clone()
+        presence_scores[groups], presence_found[groups] = scores, True
+        return Selection(
+            queries=queries,
+            corners=corners[queries],
+            scores=torch.cat([found.scores[others], scores[asked]])[order],
+            groups=torch.cat([found.groups[others], groups[asked]])[order],
+            presence_scores=presence_scores,
+            presence_found=presence_found,
+        )
 
     def _instances(
         self, found: Selection, logits: Tensor, size: tuple[int, int]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from services.grounding.structures import GroundingOutputs, GroundingTargets
+from services.runtime.regions import GroupRegions
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class SegmentationOutputs:
     mask_embeddings: Tensor
     # [batch, mask_width, side / 4, side / 4].
     pixel_embeddings: Tensor
+    # [batch, queries, regions] in 0..1, the share of every mark that a candidate's mask covers, and the regions; None
+    # where no phrase has a region.
+    covered: Tensor | None = None
+    regions: GroupRegions | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from services.trainer.stage import Stage, save_parts
 
 _DENSE_WEIGHT = 1.0
 # Noise on the rows, relative to their length: the MLLM's links will never be exact.
-_LINK_NOISE = 0.1
+LINK_NOISE = 0.1
 
 Targets = TypeVar("Targets", bound=GroundingTargets)
 
@@ -108,7 +108,7 @@ def noisy_vocabulary(decoder: GroundingDecoder[Any, Any, Any], images: int) -> t
     """All rows as links ``[images, vocabulary, link_width]``, as inexact as the MLLM's will be, and their mask."""
     rows = decoder.vocabulary.weight
     links = rows.expand(images, -1, -1)
-    links = links + torch.randn_like(links) * rows.detach().std() * _LINK_NOISE
+    links = links + torch.randn_like(links) * rows.detach().std() * LINK_NOISE
     return links, torch.ones(links.shape[:2], dtype=torch.bool, device=rows.device)
 
 

@@ -71,6 +71,7 @@ class DescribeResponse(_message.Message):
     MAX_IMAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
     SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    TAKES_REGIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The decoder's name in the profile: "detection"."""
     version: _builtins.str
@@ -88,6 +89,8 @@ class DescribeResponse(_message.Message):
     """Calibrated probability from which a result counts as there; what DetectionOptions.score_threshold defaults to. 0 for
     decoders without scores.
     """
+    takes_regions: _builtins.bool
+    """Whether a group may have a region, and then means the one thing there."""
     @_builtins.property
     def routes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Routing tokens it answers: "[DET]"."""
@@ -108,10 +111,11 @@ class DescribeResponse(_message.Message):
         max_image_bytes: _builtins.int = ...,
         max_image_pixels: _builtins.int = ...,
         score_threshold: _builtins.float = ...,
+        takes_regions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "input_modes", b"input_modes", "link_width", b"link_width", "max_groups", b"max_groups", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "name", b"name", "queries_per_group", b"queries_per_group", "routes", b"routes", "score_threshold", b"score_threshold", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "input_modes", b"input_modes", "link_width", b"link_width", "max_groups", b"max_groups", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "name", b"name", "queries_per_group", b"queries_per_group", "routes", b"routes", "score_threshold", b"score_threshold", "takes_regions", b"takes_regions", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -134,6 +134,12 @@ def with_route(route: str) -> decoder_pb2.DecodeRequest:
     return request
 
 
+def with_region() -> decoder_pb2.DecodeRequest:
+    request = decode_request()
+    request.groups[1].region.box.CopyFrom(types_pb2.Box(x1=1, y1=1, x2=5, y2=5))
+    return request
+
+
 def with_adapter(version: str) -> decoder_pb2.DecodeRequest:
     request = decode_request()
     request.adapter_version = version
@@ -146,6 +152,7 @@ def with_adapter(version: str) -> decoder_pb2.DecodeRequest:
         (decode_request(groups=MAX_GROUPS + 1), "too_many_groups", "6 groups; at most 5"),
         (with_route("[POSE]"), "unknown_route", r"'\[POSE\]'. It answers \[DET\], \[SEG\]"),
         (with_route(""), "unknown_route", r"''"),
+        (with_region(), "unsupported_region", "small decoder takes no regions"),
         (with_adapter("8"), "adapter_version_mismatch", "version '8'; the small decoder has '7'"),
         (with_adapter(""), "adapter_version_mismatch", "version ''"),
         (decode_request(input_mode=decoder_pb2.INPUT_MODE_TEXT), "unsupported_input_mode", "not phrases"),

@@ -5,16 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from services.detection.configuration import DetectorConfig
 from services.detection.model import Detector
+from services.runtime.regions import region_mask
 from services.segmentation.configuration import SegmenterConfig
 from services.segmentation.model import Segmenter
 from services.trainer.recipe import Data, Recipe, Schedule
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.composer import Composer
+from services.trainer.scenes.marks import MARK_KINDS, draw_mark, markable
 from services.trainer.scenes.referring import members
-from services.trainer.segmenter_stage import SegmenterStage, image_masks
+from services.trainer.segment_names import REGION_ROW, SEGMENT_NAMES
+from services.trainer.segmenter_stage import SegmenterStage, image_masks, start_segmenter
 
 SIZES = {
     "image_side": 64,
@@ -100,6 +104,66 @@ def test_a_step_teaches_masks_and_the_evaluation_says_how_good_they_are(
     assert all(bool(torch.isfinite(term)) for term in terms.values())
     assert {"mask", "dice", "class", "box"} <= terms.keys()
     assert stage.segmenter.pixel_decoder[0].weight.grad.abs().sum() > 0
-    assert figures.keys() == {"mask_ap", "mask_ap50", "semantic_miou"}
+    assert figures.keys() == {
+        "mask_ap",
+        "mask_ap50",
+        "semantic_miou",
+        "interactive_miou",
+        *(f"interactive_miou_{kind}" for kind in MARK_KINDS),
+    }
     assert all(0 <= figure <= 1 for figure in figures.values())
-    assert Segmenter.load(tmp_path).config.vocabulary == len(CATEGORIES)
+    assert Segmenter.load(tmp_path).config.vocabulary == len(SEGMENT_NAMES)
+
+
+@pytest.mark.parametrize("kind", MARK_KINDS)
+def test_marks_lie_on_what_they_mark(composer: Composer, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    for scene in map(composer.compose, range(4)):
+        for index in markable(scene):
+            thing = scene.objects[index]
+
+            mask = region_mask(draw_mark(thing, kind, rng), scene.height, scene.width)
+
+            assert (mask & thing.mask).any()
+            if kind == "mask":
+                assert (mask == thing.mask).all()
+            if kind == "box":
+                assert (mask & thing.mask).sum() > 0.7 * thing.area
+
+
+def test_a_run_with_fewer_names_and_no_regions_is_taken_over(stage: SegmenterStage, tmp_path: Path) -> None:
+    state = {
+        name: tensor.clone().contiguous()
+        for name, tensor in stage.segmenter.state_dict().items()
+        if "region" not in name
+    }
+    state["vocabulary.weight"] = state["vocabulary.weight"][: len(CATEGORIES)] + 1
+    save_file(state, tmp_path / "model.safetensors")
+    rows = torch.randn_like(stage.segmenter.vocabulary.weight)
+    (tmp_path / "rows").mkdir()
+    save_file({"vocabulary": rows}, tmp_path / "rows" / "model.safetensors")
+    recipe = stage.recipe.model_copy(update={"start_from": {"segmenter": tmp_path}})
+
+    taken = start_segmenter(recipe)
+    renamed = start_segmenter(
+        recipe.model_copy(update={"start_from": {"segmenter": tmp_path, "vocabulary": tmp_path / "rows"}})
+    )
+
+    torch.testing.assert_close(taken.vocabulary.weight[: len(CATEGORIES)], state["vocabulary.weight"])
+    torch.testing.assert_close(taken.mask_head[0].weight, stage.segmenter.mask_head[0].weight)
+    torch.testing.assert_close(renamed.vocabulary.weight, rows)
+
+
+def test_the_row_of_regions_stands_beside_no_request(stage: SegmenterStage) -> None:
+    segmenter = stage.segmenter.eval()
+    features = segmenter.encode(torch.randn(1, 3, 64, 64))
+    links, mask = torch.randn(1, 2, 16), torch.ones(1, 2, dtype=torch.bool)
+
+    with torch.no_grad():
+        before = segmenter(features, links, mask).grounding.logits
+        kept = segmenter.vocabulary.weight[REGION_ROW].clone()
+        segmenter.vocabulary.weight[REGION_ROW] = 100.0
+        after = segmenter(features, links, mask).grounding.logits
+        segmenter.vocabulary.weight[REGION_ROW] = kept
+
+    torch.testing.assert_close(after, before, atol=0, rtol=0)
