@@ -69,6 +69,8 @@ class Prompt:
     # [image tokens, hidden]; None without images.
     image_features: Tensor | None
     sampling: Sampling = field(default_factory=Sampling)
+    # [regions, hidden]; None without visual prompts.
+    region_features: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -112,14 +114,13 @@ class RunningBatch:
     def join(self, prompts: Sequence[Prompt]) -> list[tuple[Row, list[AnswerEvent]]]:
         """Prefill ``prompts`` together and sample the first token of each. They must fit: ``len(prompts) <= free``."""
         rows = [self._row(prompt) for prompt in prompts]
-        features = [prompt.image_features for prompt in prompts if prompt.image_features is not None]
         first = len(self.rows)
         self.rows.extend(rows)
-        return self._advance(first, rows, torch.cat(features) if features else None)
+        return self._advance(first, rows, *_features(prompts))
 
     def step(self) -> list[tuple[Row, list[AnswerEvent]]]:
         """Feed every row its chunk and sample its next token. Rows that finish leave."""
-        return self._advance(0, list(self.rows), None)
+        return self._advance(0, list(self.rows))
 
     def leave(self, row: Row) -> None:
         """Take a row out; the last one moves into its slot."""
@@ -137,8 +138,10 @@ class RunningBatch:
         writer = AnswerWriter(self._tokenizer, prompt.sampling.stop)
         return Row(prompt.sampling, writer, prompt.sampling.generator(), list(prompt.rendered.input_ids))
 
-    def _advance(self, first: int, rows: list[Row], features: Tensor | None) -> list[tuple[Row, list[AnswerEvent]]]:
-        hidden = self._forward(first, rows, features)
+    def _advance(
+        self, first: int, rows: list[Row], image_features: Tensor | None = None, region_features: Tensor | None = None
+    ) -> list[tuple[Row, list[AnswerEvent]]]:
+        hidden = self._forward(first, rows, image_features, region_features)
         # Where each row's chunk ends among the packed tokens.
         ends = list(accumulate(len(row.chunk) for row in rows))
         events: list[list[AnswerEvent]] = [[] for _ in rows]
@@ -157,12 +160,15 @@ class RunningBatch:
                 self.leave(row)
         return list(zip(rows, events, strict=True))
 
-    def _forward(self, first: int, rows: Sequence[Row], features: Tensor | None) -> Tensor:
+    def _forward(
+        self, first: int, rows: Sequence[Row], image_features: Tensor | None, region_features: Tensor | None
+    ) -> Tensor:
         """States ``[tokens, hidden]`` of the rows' chunks, one behind the other."""
         widths = [len(row.chunk) for row in rows]
         step = Step.plan(first, [row.length for row in rows], widths, self._device)
         ids = torch.tensor([[token for row in rows for token in row.chunk]], device=self._device)
-        return self._model.run_step(self._model.embed(ids, features)[0], step, self._cache)
+        embeddings = self._model.embed(ids, image_features, region_features)[0]
+        return self._model.run_step(embeddings, step, self._cache)
 
     def _collect_groups(
         self, rows: Sequence[Row], ends: Sequence[int], hidden: Tensor, events: list[list[AnswerEvent]]
@@ -239,9 +245,15 @@ def link_teacher_forced(
         length = len(prompt.rendered.input_ids)
         ids[place, :length] = torch.tensor(prompt.rendered.input_ids, device=device)
         mask[place, :length] = 1
-    features = [prompt.image_features for prompt in prompts if prompt.image_features is not None]
-    hidden = model(ids, mask, torch.cat(features) if features else None).hidden
+    hidden = model(ids, mask, *_features(prompts)).hidden
     return [
         model.links(hidden[place : place + 1], [prompt.rendered.groups], decoder)[0].float().cpu()
         for place, (prompt, decoder) in enumerate(zip(prompts, decoders, strict=True))
     ]
+
+
+def _features(prompts: Sequence[Prompt]) -> tuple[Tensor | None, Tensor | None]:
+    """Image and region features of all prompts in order; None where none has any."""
+    images = [prompt.image_features for prompt in prompts if prompt.image_features is not None]
+    regions = [prompt.region_features for prompt in prompts if prompt.region_features is not None]
+    return torch.cat(images) if images else None, torch.cat(regions) if regions else None

@@ -61,6 +61,8 @@ class MllmConfig(Section):
     image_token_id: int
     link_token_id: int
     route_token_ids: dict[str, int]
+    # Of models that take visual prompts.
+    region_token_id: int | None = None
     # Read what users write in capitals only as if they had not: to a small model these would be words of their own.
     fold_capitals: bool = False
     # Side of a tile in pixels.
@@ -80,6 +82,7 @@ class MllmConfig(Section):
             "image_token_id": tokenizer.image_context_id,
             "link_token_id": tokenizer.link_id,
             "route_token_ids": tokenizer.route_ids,
+            "region_token_id": tokenizer.region_id,
         }
         return cls(**(ids | fields))
 

@@ -46,6 +46,13 @@ class ImagePart:
 
 
 @dataclass(frozen=True)
+class RegionPart:
+    """What a user marked: region ``number`` of the conversation, counted from 1 in reading order."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class RoutedPhrase:
     """A phrase that the assistant sends to the tool behind ``route``."""
 
@@ -81,12 +88,12 @@ class Observation:
     groups: tuple[ObservedGroup, ...]
 
 
-Part = Text | ImagePart | RoutedPhrase | Observation
+Part = Text | ImagePart | RegionPart | RoutedPhrase | Observation
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says. Only assistants route phrases and read observations; only users show images."""
+    """What one side says. Only assistants route phrases and observe; only users show images and mark regions."""
 
     role: RoleName
     parts: tuple[Part, ...]
@@ -202,6 +209,8 @@ class _Writer:
                 self._add(self._tokenizer.encode_text(part.text), False)
             elif isinstance(part, ImagePart) and turn.role == "user":
                 self._image(part)
+            elif isinstance(part, RegionPart) and turn.role == "user":
+                self._region(part)
             else:
                 raise ConversationError(f"A {turn.role} turn cannot hold a {type(part).__name__}.")
         self._close(False)
@@ -256,6 +265,11 @@ class _Writer:
             self._add(tokenizer.encode_text(f"Image-{part.index + 1}: "), False)
         context = [tokenizer.image_context_id] * self._image_token_counts[part.index]
         self._add([tokenizer.image_start_id, *context, tokenizer.image_end_id, *tokenizer.encode_text("\n")], False)
+
+    def _region(self, part: RegionPart) -> None:
+        if self._tokenizer.region_id is None:
+            raise ConversationError("This model takes no regions; say in words what you mean.", "unsupported_region")
+        self._add(self._tokenizer.encode_region(part.number), False)
 
     def _close(self, supervised: bool) -> None:
         self._add([self._tokenizer.im_end_id], supervised)

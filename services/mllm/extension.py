@@ -1,4 +1,4 @@
-"""New routes for an MLLM that was trained without them."""
+"""New routes and visual prompts for an MLLM that was trained without them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from services.runtime.weights import load_weights, read_config
 
 
 def load_with_routes(folder: Path, routes: Sequence[Route]) -> tuple[Mllm, MllmTokenizer]:
-    """The MLLM in ``folder`` with ``routes`` beside its own.
+    """The MLLM in ``folder`` with ``routes`` beside its own, and with visual prompts.
 
-    What it lacks begins as a copy of its first route of the same shape, with that route's token, queries and head, so
-    that it speaks the language of the decoders that are there; a route of a new shape begins at random. Of a route that
-    it has, its own description stays. Raises WeightsError when the folder does not hold an MLLM of ours.
+    A route that it lacks begins as a copy of its first route of the same shape, with that route's token, queries and
+    head, so that it speaks the language of the decoders that are there; a route of a new shape begins at random, and so
+    do visual prompts. Of a route that it has, its own description stays. Raises WeightsError when the folder does not
+    hold an MLLM of ours.
     """
     config = read_config(folder, MllmConfig)
     known = {route.token for route in config.routes}
     added = [route for route in routes if route.token not in known]
-    if not added:
+    if not added and config.region_token_id is not None:
         return Mllm.load(folder)
     old = Mllm(config)
     load_weights(old, folder)
     everything = (*config.routes, *added)
-    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, {route.token: route.queries for route in everything})
+    queries = {route.token: route.queries for route in everything}
+    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, queries, takes_regions=True)
     new = Mllm(
         config.model_copy(
-            update={"routes": everything, "vocab_size": len(tokenizer), "route_token_ids": tokenizer.route_ids}
+            update={
+                "routes": everything,
+                "vocab_size": max(len(tokenizer), config.vocab_size),
+                "route_token_ids": tokenizer.route_ids,
+                "region_token_id": tokenizer.region_id,
+            }
         )
     )
     _copy(old, new)

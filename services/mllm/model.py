@@ -19,6 +19,7 @@ from transformers import InternVLForConditionalGeneration
 from services.backbones.residual import ResidualStem
 from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
+from services.mllm.region_encoder import RegionBatch, RegionEncoder
 from services.mllm.slots import SLOT_ATTENTION, SlotCache, Step
 from services.mllm.super_link import Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
@@ -35,6 +36,8 @@ class TowerOutput:
     grid: Tensor
     # [tiles, tokens a tile, hidden]: what takes the places of the image tokens.
     features: Tensor
+    # [tiles, 3, size, size]: what it looked at.
+    pixels: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class Mllm(nn.Module):
             self._fit_tower()
         self.internvl.model.language_model.set_attn_implementation(SLOT_ATTENTION)
         self.link = SuperLink(config.routes, self.hidden_size, config.adapter_version)
+        self.region_encoder: RegionEncoder | None = None
+        if config.region_token_id is not None:
+            tower: Any = internvl.vision_config
+            self.region_encoder = RegionEncoder(tower.hidden_size, tower.patch_size[0], self.hidden_size)
         self._index_routes()
 
     def _fit_tower(self) -> None:
@@ -133,6 +140,7 @@ class Mllm(nn.Module):
             adapter_version=adapter_version,
             routes=tuple(routes),
             vocab_size=rows,
+            region_token_id=None,
             tile_size=vision.image_size[0],
             downsample_ratio=internvl.config.downsample_ratio,
             public=internvl.config.to_dict(),
@@ -173,26 +181,33 @@ class Mllm(nn.Module):
         square = patches.reshape(patches.shape[0], side, side, patches.shape[2])
         shuffled = inner.pixel_shuffle(square, scale_factor=self.config.downsample_ratio)
         features = inner.multi_modal_projector(shuffled.reshape(patches.shape[0], -1, shuffled.shape[-1]))
-        return TowerOutput(grid=square.permute(0, 3, 1, 2), features=features)
+        return TowerOutput(grid=square.permute(0, 3, 1, 2), features=features, pixels=pixels)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Image features ``[tiles, tokens a tile, hidden]`` of tiles ``[tiles, 3, size, size]``."""
         return self.tower(pixels).features
 
-    def embed(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
+    def encode_regions(self, tower: TowerOutput, regions: RegionBatch) -> Tensor:
+        """Embeddings ``[regions, hidden]`` of regions on the tiles that ``tower`` saw.
+
+        Raises ValueError where the model takes no regions.
+        """
+        if self.region_encoder is None:
+            raise ValueError("This model takes no regions.")
+        embedded: Tensor = self.region_encoder(tower.pixels, tower.grid, regions)
+        return embedded
+
+    def embed(self, input_ids: Tensor, image_features: Tensor | None, region_features: Tensor | None = None) -> Tensor:
         """Input embeddings ``[batch, length, hidden]`` of ids ``[batch, length]``.
 
-        Image tokens take ``image_features`` ``[image tokens, hidden]`` in order; link placeholders take the rows of the
-        query table that belongs to the routing token before them. Raises ValueError when counts do not match.
+        Image tokens take ``image_features`` ``[image tokens, hidden]`` in order, regions ``region_features``
+        ``[regions, hidden]``; link placeholders take the rows of the query table that belongs to the routing token
+        before them. Raises ValueError when counts do not match.
         """
         embeddings: Tensor = self.internvl.get_input_embeddings()(input_ids)
-        is_image = input_ids == self.config.image_token_id
-        expected = int(is_image.sum())
-        given = 0 if image_features is None else image_features.shape[0]
-        if expected != given:
-            raise ValueError(f"The sequence has {expected} image tokens, but {given} image features were given.")
-        if image_features is not None and expected:
-            embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), image_features.to(embeddings.dtype))
+        embeddings = _fill(embeddings, input_ids == self.config.image_token_id, image_features, "image")
+        if self.config.region_token_id is not None:
+            embeddings = _fill(embeddings, input_ids == self.config.region_token_id, region_features, "region")
         is_link = input_ids == self.config.link_token_id
         if bool(is_link.any()):
             rows = self._query_rows(input_ids, is_link)
@@ -212,13 +227,21 @@ class Mllm(nn.Module):
             raise ValueError("Link placeholders must follow a routing token, as many as it has queries.")
         return self.query_start[route_ids] + order
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, image_features: Tensor | None = None) -> MllmOutput:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_features: Tensor | None = None,
+        region_features: Tensor | None = None,
+    ) -> MllmOutput:
         """Run whole sequences.
 
-        ``input_ids`` and ``attention_mask`` are ``[batch, length]``, padded on either side; ``image_features`` is
-        ``[image tokens of the batch, hidden]`` in reading order. States at padded positions mean nothing.
+        ``input_ids`` and ``attention_mask`` are ``[batch, length]``, padded on either side; ``image_features``
+        ``[image tokens of the batch, hidden]`` and ``region_features`` ``[regions of the batch, hidden]`` come in
+        reading order. States at padded positions mean nothing.
         """
-        return self.run(self.embed(input_ids, image_features), attention_mask, positions(attention_mask))
+        embeddings = self.embed(input_ids, image_features, region_features)
+        return self.run(embeddings, attention_mask, positions(attention_mask))
 
     def run(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor) -> MllmOutput:
         """Run the language model on embeddings ``[batch, length, hidden]`` of whole sequences."""
@@ -283,6 +306,16 @@ class Mllm(nn.Module):
         route = next(route for route in self.config.routes if route.decoder == decoder)
         shape = (0, route.width) if route.pooled else (0, route.queries, route.width)
         return states.new_zeros(shape)
+
+
+def _fill(embeddings: Tensor, wanted: Tensor, features: Tensor | None, what: str) -> Tensor:
+    """``embeddings`` with ``features`` in the ``wanted`` places, in order."""
+    expected, given = int(wanted.sum()), 0 if features is None else features.shape[0]
+    if expected != given:
+        raise ValueError(f"The sequence has {expected} {what} tokens, but {given} {what} features were given.")
+    if features is None or not expected:
+        return embeddings
+    return embeddings.masked_scatter(wanted.unsqueeze(-1), features.to(embeddings.dtype))
 
 
 def positions(attention_mask: Tensor) -> Tensor:

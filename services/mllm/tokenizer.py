@@ -22,6 +22,9 @@ IMAGE_CONTEXT = "<IMG_CONTEXT>"
 PHRASE_START = "<ref>"
 PHRASE_END = "</ref>"
 LINK = "<link>"
+REGION_START = "<reg>"
+REGION_END = "</reg>"
+REGION = "<region>"
 
 CONTROL_TOKENS = (
     PAD,
@@ -35,6 +38,9 @@ CONTROL_TOKENS = (
     PHRASE_END,
     LINK,
 )
+
+# Of models that take visual prompts.
+REGION_TOKENS = (REGION_START, REGION_END, REGION)
 
 DEFAULT_ROUTES: Mapping[str, int] = {"[DET]": 4, "[SEG]": 4}
 
@@ -68,6 +74,8 @@ class MllmTokenizer:
         self.phrase_start_id = self._id(PHRASE_START)
         self.phrase_end_id = self._id(PHRASE_END)
         self.link_id = self._id(LINK)
+        # None where the model takes no regions.
+        self.region_id: int | None = tokenizer.token_to_id(REGION)
         self.route_ids: dict[str, int] = {route: self._id(route) for route in self.routes}
         self.route_of_id: dict[int, str] = {token_id: route for route, token_id in self.route_ids.items()}
         added = tokenizer.get_added_tokens_decoder()
@@ -92,7 +100,7 @@ class MllmTokenizer:
             vocab_size=vocab_size,
             min_frequency=2,
             show_progress=False,
-            special_tokens=_added_tokens((*CONTROL_TOKENS, *routes)),
+            special_tokens=_added_tokens((*CONTROL_TOKENS, *REGION_TOKENS, *routes)),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         tokenizer.train_from_iterator(texts, trainer)
@@ -106,10 +114,16 @@ class MllmTokenizer:
         return cls(Tokenizer.from_file(str(file)), routes)
 
     @classmethod
-    def extend(cls, file: Path, routes: Mapping[str, int] = DEFAULT_ROUTES) -> MllmTokenizer:
-        """Read the ``tokenizer.json`` of a public checkpoint and append the special tokens that it lacks."""
+    def extend(
+        cls, file: Path, routes: Mapping[str, int] = DEFAULT_ROUTES, takes_regions: bool = False
+    ) -> MllmTokenizer:
+        """Read the ``tokenizer.json`` of a public checkpoint and append the special tokens that it lacks.
+
+        ``takes_regions``: also those of visual prompts.
+        """
         tokenizer = Tokenizer.from_file(str(file))
-        lacking = [token for token in (*CONTROL_TOKENS, *routes) if tokenizer.token_to_id(token) is None]
+        wanted = (*CONTROL_TOKENS, *(REGION_TOKENS if takes_regions else ()), *routes)
+        lacking = [token for token in wanted if tokenizer.token_to_id(token) is None]
         tokenizer.add_special_tokens(_added_tokens(lacking))
         return cls(tokenizer, routes)
 
@@ -123,6 +137,11 @@ class MllmTokenizer:
     def encode_text(self, text: str) -> list[int]:
         """Ids of ``text``; none of them is a special token, whatever the text says."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_region(self, number: int) -> list[int]:
+        """Ids of visual prompt ``number``: ``<reg>region 1<region></reg>``. Raises KeyError where none are taken."""
+        start, end = self._id(REGION_START), self._id(REGION_END)
+        return [start, *self.encode_text(f"region {number}"), self._id(REGION), end]
 
     def queries(self, route: str) -> int:
         """Super-link queries behind the routing token ``route``. Raises KeyError for an unknown one."""

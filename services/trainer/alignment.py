@@ -7,6 +7,7 @@ lie far out beyond their row, where the detector has never been asked; a squared
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -16,9 +17,11 @@ from torch.nn import functional
 from services.mllm.model import Mllm
 from services.trainer.mllm_samples import LanguageBatch
 from services.trainer.scenes.categories import CATEGORIES
+from services.trainer.segment_names import REGION_ROW
 
 # Rows are about 16 apart; this variance makes a link that is halfway between two of them undecided.
 _VARIANCE = 8.0
+_REGION = re.compile(r"(region|区域) [0-9]+")
 _CATEGORY_OF_NAME = {
     name: index
     for index, category in enumerate(CATEGORIES)
@@ -31,14 +34,22 @@ def category_of(phrase: str) -> int:
     return _CATEGORY_OF_NAME.get(phrase.lower(), -1)
 
 
+def row_of(phrase: str) -> int:
+    """The row of the segmenter's vocabulary that a phrase stands for, or -1; categories come first in every vocabulary.
+
+    "region 1" and "区域 1" stand for whatever is marked.
+    """
+    return REGION_ROW if _REGION.fullmatch(phrase) else category_of(phrase)
+
+
 def alignment_term(mllm: Mllm, parts: Sequence[LanguageBatch], states: Sequence[Tensor], vocabulary: Tensor) -> Tensor:
     """Cross-entropy of every link against its row, and half the squared distance from it, a dimension.
 
-    For the cross-entropy the rows ``[categories, width]`` are Gaussians of one variance. All decoders whose links are
+    For the cross-entropy the rows ``[rows, width]`` are Gaussians of one variance. All decoders whose links are
     as wide share these rows.
 
-    ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links of anything but category
-    names have no say. Zero when there are none.
+    ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links of anything but the
+    rows' names have no say. Zero when there are none.
     """
     decoders = {route.decoder for route in mllm.config.routes if route.pooled and route.width == vocabulary.shape[1]}
     links, categories = [], []
@@ -46,10 +57,11 @@ def alignment_term(mllm: Mllm, parts: Sequence[LanguageBatch], states: Sequence[
         for decoder in sorted(decoders):
             for row_links, row in zip(mllm.links(hidden, part.groups, decoder), part.groups, strict=True):
                 groups = [group for group in row if mllm.link.routes[group.route].decoder == decoder]
-                known = [place for place, group in enumerate(groups) if category_of(group.phrase) >= 0]
+                meant = [row_of(group.phrase) for group in groups]
+                known = [place for place, target in enumerate(meant) if 0 <= target < len(vocabulary)]
                 if known:
                     links.append(row_links[known])
-                    categories.extend(category_of(groups[place].phrase) for place in known)
+                    categories.extend(meant[place] for place in known)
     if not links:
         return states[0].new_zeros(())
     wanted = torch.tensor(categories, device=vocabulary.device)

@@ -1,6 +1,7 @@
 """Trains the MLLM alone on conversations about scenes: words, routing tokens and sight, without any decoder.
 
-Given a detector to start from, its links learn that detector's vocabulary as well.
+Given a detector to start from, its links learn that detector's vocabulary as well; ``start_from.vocabulary`` names one
+that has rows for more than categories.
 
 The tower and the image tokens are also supervised densely, since sparse answers teach a small tower next to nothing.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from services.detection.model import Detector
 from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
 from services.mllm.extension import load_with_routes
-from services.mllm.model import Mllm, TowerOutput, language_loss
+from services.mllm.model import Mllm, MllmOutput, TowerOutput, language_loss
 from services.mllm.tokenizer import MllmTokenizer
-from services.runtime.weights import load_weights
+from services.runtime.weights import WEIGHTS_FILE, load_weights
 from services.trainer.alignment import alignment_term
 from services.trainer.dense_supervision import GROUND, DenseHead, category_map, word_term
 from services.trainer.distributed import mean_over_ranks
@@ -33,7 +34,9 @@ from services.trainer.mllm_samples import (
     LanguageBatch,
     RenderedConversation,
     gather_features,
+    gather_regions,
     image_input,
+    look_at_marks,
     render_conversation,
     split_by_length,
 )
@@ -58,6 +61,7 @@ _TASKS = TASK_WEIGHTS | {
 }
 _DENSE_WEIGHT = 0.5
 _WORD_WEIGHT = 0.5
+_REGION_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,9 @@ class ChatStage(Stage):
         self.model = nn.ModuleDict({"mllm": self.mllm, "dense": self.dense})
         self.first_words = first_words(self.tokenizer)
         self.vocabulary: Tensor | None = None
-        if "detector" in recipe.start_from:
+        if "vocabulary" in recipe.start_from:
+            self.vocabulary = load_file(recipe.start_from["vocabulary"] / WEIGHTS_FILE)["vocabulary"]
+        elif "detector" in recipe.start_from:
             self.vocabulary = Detector.load(recipe.start_from["detector"]).vocabulary.weight.detach()
 
     def prepare(self, scene: Scene, seed: int) -> ChatSample:
@@ -103,9 +109,13 @@ class ChatStage(Stage):
         """See ``Stage``."""
         device = self.mllm.query_start.device
         tower = self.mllm.tower(batch.tiles.to(device))
-        words, states = language_term(self.mllm, batch.language, tower.features)
-        cells = batch.cells.to(device)
-        terms = {"language": words, **sight_terms(self.mllm, self.dense, tower, cells, self.first_words.to(device))}
+        language, states = language_term(self.mllm, batch.language, tower)
+        cells, words = batch.cells.to(device), self.first_words.to(device)
+        terms = {
+            "language": language,
+            "region": region_term(self.mllm, batch.language, tower, words),
+            **sight_terms(self.mllm, self.dense, tower, cells, words),
+        }
         if self.vocabulary is not None:
             rows = self.vocabulary.to(device)
             terms["alignment"] = alignment_term(self.mllm, batch.language, states, rows)
@@ -186,7 +196,10 @@ def prepare_chat(
     return ChatSample(
         image=image_input(scene, shown, config),
         conversations=tuple(
-            render_conversation(conversation, tokenizer, 0, config.tokens_per_tile) for conversation in conversations
+            look_at_marks(
+                render_conversation(conversation, tokenizer, 0, config.tokens_per_tile), conversation, scene, config
+            )
+            for conversation in conversations
         ),
     )
 
@@ -194,7 +207,7 @@ def prepare_chat(
 def collate_chat(samples: Sequence[ChatSample], pad_id: int) -> ChatBatch:
     """Stack scenes; conversations point to the scenes of the batch."""
     conversations = [
-        RenderedConversation(conversation.task, conversation.rendered, number if conversation.image >= 0 else -1)
+        replace(conversation, image=number if conversation.image >= 0 else -1)
         for number, sample in enumerate(samples)
         for conversation in sample.conversations
     ]
@@ -205,17 +218,42 @@ def collate_chat(samples: Sequence[ChatSample], pad_id: int) -> ChatBatch:
     )
 
 
-def language_term(mllm: Mllm, parts: Sequence[LanguageBatch], features: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The mean cross-entropy over all ranks' supervised tokens, and the hidden states of every part."""
-    device = features.device
-    total, count, states = features.new_zeros(()), 0.0, []
+def language_term(mllm: Mllm, parts: Sequence[LanguageBatch], tower: TowerOutput | None) -> tuple[Tensor, list[Tensor]]:
+    """The mean cross-entropy over all ranks' supervised tokens, and the hidden states of every part.
+
+    Without ``tower`` the conversations are about words alone.
+    """
+    device = mllm.query_start.device
+    total, count, states = torch.zeros((), device=device), 0.0, []
     for part in parts:
-        image_features = gather_features(features, part.images)
-        hidden = mllm(part.input_ids.to(device), part.attention_mask.to(device), image_features).hidden
+        hidden = read(mllm, part, tower)
         loss, supervised = language_loss(mllm, hidden, part.labels.to(device))
         total, count = total + loss, count + float(supervised)
         states.append(hidden)
     return total / max(1.0, mean_over_ranks(count, device)), states
+
+
+def read(mllm: Mllm, part: LanguageBatch, tower: TowerOutput | None) -> Tensor:
+    """States ``[conversations, length, hidden]`` of conversations about scenes that ``tower`` saw, or about none."""
+    device = mllm.query_start.device
+    sight: tuple[Tensor | None, Tensor | None] = (None, None)
+    if tower is not None:
+        sight = gather_features(tower.features, part.images), gather_regions(mllm, part, tower)
+    output: MllmOutput = mllm(part.input_ids.to(device), part.attention_mask.to(device), *sight)
+    return output.hidden
+
+
+def region_term(mllm: Mllm, parts: Sequence[LanguageBatch], tower: TowerOutput, words: Tensor) -> Tensor:
+    """Cross-entropy that makes every region read like the name of what is marked, as ``word_term`` does for tokens.
+
+    ``words`` are the names' ``first_words``. Zero where nothing is marked.
+    """
+    seen = [features for part in parts if (features := gather_regions(mllm, part, tower)) is not None]
+    if not seen:
+        return tower.features.new_zeros(())
+    marked = torch.tensor([category for part in parts for category in part.marked], device=words.device)
+    chances = mllm.logits(torch.cat(seen)).float().log_softmax(dim=-1).gather(1, words[marked])
+    return -_REGION_WEIGHT * chances.mean()
 
 
 def sight_terms(mllm: Mllm, dense: DenseHead, tower: TowerOutput, cells: Tensor, words: Tensor) -> dict[str, Tensor]:
@@ -244,8 +282,7 @@ def evaluate_words(
         cells_right += int((dense.classifier(tower.grid).argmax(dim=1) == cells)[shown].sum())
         cells_total += int(shown.sum())
         for part in batch.language:
-            image_features = gather_features(tower.features, part.images)
-            hidden = mllm(part.input_ids.to(device), part.attention_mask.to(device), image_features).hidden
+            hidden = read(mllm, part, tower)
             for task, is_right in phrases_right(mllm, part, hidden, phrase_start_id):
                 right[task].append(is_right)
     mllm.train(was_training)

@@ -142,7 +142,7 @@ class JointStage(Stage):
         rows = self.detector.vocabulary.weight
         device = rows.device
         tower = self.mllm.tower(batch.chat.tiles.to(device))
-        words, states = language_term(self.mllm, batch.chat.language, tower.features)
+        words, states = language_term(self.mllm, batch.chat.language, tower)
         aligned = alignment_term(self.mllm, batch.chat.language, states, rows)
         links = self._links(batch, states)
         padded, link_mask = pad_links(links)

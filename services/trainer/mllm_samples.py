@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +13,13 @@ from torch import Tensor
 
 from services.mllm.config import MllmConfig
 from services.mllm.conversation import ImagePart, Rendered, RenderedGroup, render
-from services.mllm.tiling import cut_tiles
+from services.mllm.model import Mllm, TowerOutput
+from services.mllm.region_encoder import RegionBatch, RegionView, view_region
+from services.mllm.tiling import Grid, cut_tiles
 from services.mllm.tokenizer import MllmTokenizer
+from services.runtime.regions import region_mask
 from services.trainer.dense_supervision import sample_cells
+from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.conversation import Conversation
 from services.trainer.scenes.scene import Scene
 
@@ -38,6 +42,9 @@ class RenderedConversation:
     rendered: Rendered
     # Number of the scene in the batch whose features it takes, or -1 for none.
     image: int
+    # What is marked on that scene, and the category of each thing.
+    regions: tuple[RegionView, ...] = ()
+    marked: tuple[int, ...] = ()
 
 
 def image_input(scene: Scene, shown: NDArray[np.int64], config: MllmConfig) -> ImageInput:
@@ -57,10 +64,25 @@ def one_tile(scene: Scene, config: MllmConfig) -> Tensor:
 def render_conversation(
     conversation: Conversation, tokenizer: MllmTokenizer, image: int, tokens_per_image: int
 ) -> RenderedConversation:
-    """Ids and labels of a whole conversation about scene ``image`` of the batch; -1 where no features are taken."""
+    """Ids and labels of a whole conversation about scene ``image`` of the batch; -1 where no features are taken.
+
+    What is marked on the scene is not looked at here; see ``look_at_marks``.
+    """
     shows_image = any(isinstance(part, ImagePart) for turn in conversation.turns for part in turn.parts)
     rendered = render(conversation.turns, tokenizer, [tokens_per_image] if shows_image else [], for_generation=False)
     return RenderedConversation(conversation.task, rendered, image if shows_image else -1)
+
+
+def look_at_marks(
+    rendered: RenderedConversation, conversation: Conversation, scene: Scene, config: MllmConfig
+) -> RenderedConversation:
+    """``rendered`` with what is marked on the scene, which is one tile."""
+    masks = [region_mask(mark.region, scene.height, scene.width) for mark in conversation.marks]
+    return replace(
+        rendered,
+        regions=tuple(view_region(mask, Grid(1, 1), config.tile_size) for mask in masks),
+        marked=tuple(CATEGORY_INDEX[scene.objects[mark.thing].category.key] for mark in conversation.marks),
+    )
 
 
 @dataclass(frozen=True)
@@ -77,6 +99,10 @@ class LanguageBatch:
     tasks: tuple[str, ...]
     # Place of every conversation in the list that was split.
     order: tuple[int, ...]
+    # All conversations' regions in order, on the tiles of their scenes, and the category of every marked thing; None
+    # where nothing is marked.
+    regions: RegionBatch | None = None
+    marked: tuple[int, ...] = ()
 
 
 def split_by_length(conversations: Sequence[RenderedConversation], parts: int, pad_id: int) -> list[LanguageBatch]:
@@ -97,6 +123,11 @@ def gather_features(features: Tensor, images: Sequence[int]) -> Tensor | None:
     return features[shown].flatten(0, 1) if shown else None
 
 
+def gather_regions(mllm: Mllm, part: LanguageBatch, tower: TowerOutput) -> Tensor | None:
+    """Embeddings ``[regions, hidden]`` of all that is marked in a batch's conversations; ``tower`` saw the scenes."""
+    return None if part.regions is None else mllm.encode_regions(tower, part.regions.to(tower.pixels.device))
+
+
 def _pad(conversations: Sequence[RenderedConversation], order: tuple[int, ...], pad_id: int) -> LanguageBatch:
     longest = max(len(conversation.rendered.input_ids) for conversation in conversations)
     input_ids = torch.full((len(conversations), longest), pad_id, dtype=torch.long)
@@ -115,4 +146,11 @@ def _pad(conversations: Sequence[RenderedConversation], order: tuple[int, ...], 
         groups=tuple(tuple(conversation.rendered.groups) for conversation in conversations),
         tasks=tuple(conversation.task for conversation in conversations),
         order=order,
+        regions=_stack_regions(conversations),
+        marked=tuple(category for conversation in conversations for category in conversation.marked),
     )
+
+
+def _stack_regions(conversations: Sequence[RenderedConversation]) -> RegionBatch | None:
+    views = [(view, conversation.image) for conversation in conversations for view in conversation.regions]
+    return RegionBatch.of([view for view, _ in views], [image for _, image in views]) if views else None

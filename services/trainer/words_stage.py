@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.trainer.chat_stage import LANGUAGE_PARTS, language_term, phrases_right, start_mllm
+from services.trainer.chat_stage import LANGUAGE_PARTS, language_term, phrases_right, read, start_mllm
 from services.trainer.mllm_samples import LanguageBatch, RenderedConversation, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.composer import Composer
@@ -71,7 +71,7 @@ class WordsStage(Stage):
 
     def losses(self, batch: list[LanguageBatch]) -> dict[str, Tensor]:
         """See ``Stage``."""
-        return {"language": language_term(self.mllm, batch, self._no_image())[0]}
+        return {"language": language_term(self.mllm, batch, None)[0]}
 
     @torch.no_grad()
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
@@ -80,7 +80,7 @@ class WordsStage(Stage):
         self.mllm.eval()
         right: dict[str, list[bool]] = defaultdict(list)
         for part in self.collate([self.prepare(scene, scene.seed) for scene in scenes]):
-            hidden = self.mllm(part.input_ids.to(self._device), part.attention_mask.to(self._device)).hidden
+            hidden = read(self.mllm, part, None)
             for task, is_right in phrases_right(self.mllm, part, hidden, self.tokenizer.phrase_start_id):
                 right[task].append(is_right)
         self.mllm.train(was_training)
@@ -89,10 +89,3 @@ class WordsStage(Stage):
     def export(self, folder: Path) -> None:
         """MLLM weights as later stages and the service load them."""
         self.mllm.save(folder, self.tokenizer)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.mllm.query_start.device
-
-    def _no_image(self) -> Tensor:
-        return torch.zeros(0, 0, self.mllm.hidden_size, device=self._device)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from services.mllm.tokenizer import CONTROL_TOKENS, MllmTokenizer, TextStream
+from services.mllm.tokenizer import CONTROL_TOKENS, REGION_TOKENS, MllmTokenizer, TextStream
 
 TYPED = ("[DET]", "find [DET]<link><link>", "<|im_end|>\n<|im_start|>system", "<IMG_CONTEXT>", "a<ref>dog</ref>[DET].")
 
@@ -31,7 +31,9 @@ def test_typed_special_tokens_stay_characters_after_loading(
     assert not set(loaded.encode_text(text)) & loaded.special_ids
 
 
-PIECES = st.sampled_from([*CONTROL_TOKENS, "[DET]", "[GEN]", "dog", "小狗", " ", "\n", "🐶", "é", "<", "]"])
+PIECES = st.sampled_from(
+    [*CONTROL_TOKENS, *REGION_TOKENS, "[DET]", "[GEN]", "dog", "小狗", " ", "\n", "🐶", "é", "<", "]"]
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -73,7 +75,7 @@ def test_special_tokens_have_ids_and_no_text(tokenizer: MllmTokenizer) -> None:
     assert tokenizer.name(tokenizer.route_ids["[DET]"]) == "[DET]"
     assert tokenizer.queries("[DET]") == 4
     assert tokenizer.decode([tokenizer.im_start_id, *tokenizer.encode_text("dog"), tokenizer.link_id]) == "dog"
-    assert len(tokenizer.special_ids) == len(CONTROL_TOKENS) + 2
+    assert len(tokenizer.special_ids) == len(CONTROL_TOKENS) + len(REGION_TOKENS) + 2
 
 
 def test_a_tokenizer_without_our_tokens_is_refused_and_can_be_extended(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from services.mllm.conversation import ImagePart, Observation, RoutedPhrase, Text, Turn
+from services.mllm.conversation import ImagePart, Observation, RegionPart, RoutedPhrase, Text, Turn
+from services.runtime.regions import region_mask
+from services.trainer.alignment import row_of
 from services.trainer.scenes import templates
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.conversation import Conversation, TaskError, expected_phrases, routed_phrases
@@ -15,6 +17,7 @@ from services.trainer.scenes.conversations import TASKS, draw_conversation, samp
 from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.referring import relation_target, superlative_target
 from services.trainer.scenes.scene import Scene, SceneObject
+from services.trainer.segment_names import REGION_ROW
 
 BY_KEY = {category.key: category for category in CATEGORIES}
 LANGUAGES = ("en", "zh")
@@ -358,3 +361,54 @@ def _seconds_for(rng: np.random.Generator, count: int) -> float:
     for _ in range(count):
         draw_conversation(SCENE, rng)
     return time.perf_counter() - start
+
+
+REGION_TASKS = [task for task in TASKS if "region" in task]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("task", REGION_TASKS)
+def test_every_region_of_a_question_is_marked_on_its_thing(task: str, language: str) -> None:
+    for conversation in samples(task, language):
+        numbers = [part.number for part in conversation.turns[0].parts if isinstance(part, RegionPart)]
+        assert numbers == list(range(1, len(conversation.marks) + 1))
+        for mark in conversation.marks:
+            marked = region_mask(mark.region, SCENE.height, SCENE.width)
+            assert (marked & SCENE.objects[mark.thing].mask).any()
+        if conversation.targets:
+            assert conversation.targets == tuple((mark.thing,) for mark in conversation.marks)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_marked_thing_is_called_by_its_name(language: str) -> None:
+    for task in ("region_name", "region_caption"):
+        for conversation in samples(task, language):
+            category = SCENE.objects[conversation.marks[0].thing].category
+            named = category.english if language == "en" else category.chinese
+            assert named in final_words(conversation)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_answers_about_marked_things_are_true(language: str) -> None:
+    kinds = set()
+    for conversation in samples("region_question", language, 120):
+        kinds.add((conversation.kind, conversation.truth))
+        things = [SCENE.objects[mark.thing] for mark in conversation.marks]
+        said = final_words(conversation)
+        if conversation.kind == "larger":
+            assert things[int(conversation.truth) - 1] is max(things, key=lambda thing: thing.area)
+            assert conversation.truth in said
+        else:
+            asked = words_of(conversation.turns[0]).lower()
+            own = things[0].category.english if language == "en" else things[0].category.chinese
+            assert (conversation.truth == "yes") == bool(re.search(rf"{own}(?!头鹰)", asked))
+            assert own in said
+    assert kinds == {("is", "yes"), ("is", "no"), ("larger", "1"), ("larger", "2")}
+
+
+def test_marked_things_are_routed_by_their_numbers() -> None:
+    for language, words in (("en", "region"), ("zh", "区域")):
+        for conversation in samples("segment_region", language):
+            expected = tuple(f"{words} {number + 1}" for number in range(len(conversation.marks)))
+            assert expected_phrases(conversation) == expected
+            assert {row_of(phrase) for phrase in expected} == {REGION_ROW}

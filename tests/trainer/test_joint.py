@@ -229,11 +229,11 @@ def test_links_learn_the_rows_of_the_vocabulary(joint: JointStage, composer: Com
     batch = joint.collate([joint.prepare(composer.compose(seed), seed) for seed in range(4)])
     optimiser = torch.optim.Adam(joint.mllm.link.parameters(), lr=1e-2)
     with torch.no_grad():
-        features = joint.mllm.tower(batch.chat.tiles).features
+        tower = joint.mllm.tower(batch.chat.tiles)
     losses = []
 
     for _ in range(8):
-        _, states = language_term(joint.mllm, batch.chat.language, features)
+        _, states = language_term(joint.mllm, batch.chat.language, tower)
         loss = alignment_term(joint.mllm, batch.chat.language, states, joint.detector.vocabulary.weight)
         optimiser.zero_grad()
         loss.backward()

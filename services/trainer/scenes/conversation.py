@@ -9,6 +9,16 @@ import numpy as np
 
 from services.mllm.conversation import ImagePart, Part, RoutedPhrase, Text, Turn
 from services.trainer.scenes.wording import vary
+from superlink.v1 import types_pb2
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One thing that was marked."""
+
+    # Index into the scene's objects.
+    thing: int
+    region: types_pb2.Region
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,8 @@ class Conversation:
     kind: str = ""
     # The right answer by the scene, not by the observation: "3", "yes", "no", a phrase, "equal"; empty where none.
     truth: str = ""
+    # What the user marked, in the order of the regions' numbers.
+    marks: tuple[Mark, ...] = ()
 
 
 class TaskError(ValueError):

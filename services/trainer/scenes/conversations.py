@@ -31,6 +31,7 @@ from services.trainer.scenes.answers import (
 )
 from services.trainer.scenes.choosing import absent, maybe_present, several
 from services.trainer.scenes.conversation import Conversation, TaskError, exchange
+from services.trainer.scenes.marking import region_caption, region_name, region_question, segment_region
 from services.trainer.scenes.referring import choose_referring, leftmost_first, members
 from services.trainer.scenes.requests import request_one, request_referred, request_several
 from services.trainer.scenes.scene import Category, Scene, SceneObject
@@ -59,6 +60,10 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "segment_several": 0.08,
     "segment_referred": 0.06,
     "boxes_and_masks": 0.12,
+    "region_name": 0.08,
+    "region_caption": 0.06,
+    "region_question": 0.07,
+    "segment_region": 0.08,
     "open": 0.08,
     "caption": 0.03,
     "follow_up": 0.06,
@@ -349,6 +354,10 @@ _MAKERS: dict[str, _Maker] = {
     "segment_several": segment_several,
     "segment_referred": segment_referred,
     "boxes_and_masks": boxes_and_masks,
+    "region_name": region_name,
+    "region_caption": region_caption,
+    "region_question": region_question,
+    "segment_region": segment_region,
     "open": _open,
     "caption": _caption,
     "follow_up": _follow_up,
