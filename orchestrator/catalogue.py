@@ -17,6 +17,9 @@ from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
 DESCRIBE_TIMEOUT_S = 1.0
 # Descriptions younger than this are not asked for again.
 FRESH_FOR_S = 0.5
+# Routing tokens of tools that make images: from words alone, and from an image.
+DRAWING_TOKEN = "[GEN]"  # noqa: S105
+EDITING_TOKEN = "[EDIT]"  # noqa: S105
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ class ToolRoute:
     # Probability from which a result counts as there; 0 as long as the decoder has not been heard of.
     score_threshold: float
 
+    @property
+    def makes_images(self) -> bool:
+        """Whether the tool answers with images rather than with what it finds in one."""
+        return self.token in (DRAWING_TOKEN, EDITING_TOKEN)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the tool looks at an image."""
+        return self.token != DRAWING_TOKEN
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -43,10 +56,10 @@ class Snapshot:
     services: tuple[orchestrator_pb2.ServiceState, ...] = ()
     routes: Mapping[str, ToolRoute] = field(default_factory=dict)
 
-    def route_to(self, decoder: str) -> ToolRoute:
-        """The first route of ``decoder``. Raises SuperlinkError when nothing leads there."""
+    def route_to(self, decoder: str, token: str = "") -> ToolRoute:
+        """The route ``token`` of ``decoder``, or its first one. Raises SuperlinkError when nothing leads there."""
         for route in self.routes.values():
-            if route.decoder == decoder:
+            if route.decoder == decoder and token in ("", route.token):
                 return route
         for service in self.services:
             if service.name in ("mllm", decoder) and not service.ready:
@@ -56,9 +69,10 @@ class Snapshot:
                     status=grpc.StatusCode.UNAVAILABLE,
                     service=service.name,
                 )
+        what = f"{decoder} tool that answers {token}" if token else f"{decoder} tool"
         raise SuperlinkError(
             "unknown_tool",
-            f"No {decoder} tool is deployed. Name its worker under 'decoders' in the profile.",
+            f"No {what} is deployed. Name its worker under 'decoders' in the profile.",
             status=grpc.StatusCode.UNIMPLEMENTED,
             service="orchestrator",
         )

@@ -16,13 +16,14 @@ from orchestrator.deadline import Deadline
 from orchestrator.metrics import Metrics
 from orchestrator.observations import observe
 from orchestrator.prefetch import Prefetcher
+from orchestrator.shown_images import latest_image, shown_by_users
 from orchestrator.timings import TimingLedger
 from orchestrator.tool_calls import PendingCall, ToolCallFormer, ToolOutcome
 from orchestrator.transcript import Transcript
 from orchestrator.workers import Decoder, Mllm
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.profile import OrchestratorSettings
-from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2, types_pb2
+from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
 
 # Events that may wait for a slow client before the engine stops reading from the MLLM.
 EVENT_BACKLOG = 256
@@ -78,7 +79,7 @@ class _Answer:
         self._deadline = deadline
         self._ledger = TimingLedger()
         self._usage = mllm_pb2.Usage()
-        self._image = latest_image(request)
+        self._image = latest_image(request.messages)
         asked = request.max_rounds if request.HasField("max_rounds") else engine.settings.max_rounds
         self._max_rounds = min(asked, engine.settings.max_rounds)
         self._tools: list[asyncio.Task[ToolOutcome]] = []
@@ -103,8 +104,8 @@ class _Answer:
 
     async def _write(self, former: ToolCallFormer) -> None:
         """Write round after round, and say how it ended."""
-        conversation = list(self._request.messages)
-        messages = list(self._request.messages)
+        conversation = shown_by_users(self._request.messages)
+        messages = list(conversation)
         unfinished = messages.pop() if messages[-1].role == mllm_pb2.ROLE_ASSISTANT else mllm_pb2.Message()
         transcript = Transcript(unfinished.parts)
         rounds = 0
@@ -112,10 +113,13 @@ class _Answer:
             reason = await self._write_round(conversation, transcript, former)
             outcomes = await asyncio.gather(*self._tools)
             self._tools.clear()
+            observation = observe(outcomes)
+            if outcomes and not observation.groups and reason == mllm_pb2.FINISH_REASON_OBSERVE:
+                # All that the model called for is there, and none of it is for reading.
+                reason = mllm_pb2.FINISH_REASON_STOP
             if reason != mllm_pb2.FINISH_REASON_OBSERVE or rounds == self._max_rounds or not outcomes:
                 break
             rounds += 1
-            observation = observe(outcomes)
             await self._emit(orchestrator_pb2.AnswerEvent(observation=observation))
             conversation = [*messages, transcript.close_round(observation)]
         self._engine.metrics.rounds.observe(rounds)
@@ -175,10 +179,12 @@ class _Answer:
             failure = orchestrator_pb2.ToolFailure(id=call.id, error=error.to_message())
             self._engine.metrics.tool_calls.labels(call.decoder or "none", error.code).inc()
             await self._emit(orchestrator_pb2.AnswerEvent(tool_failure=failure))
-            return ToolOutcome(call, None)
+            return ToolOutcome(call)
         self._engine.metrics.tool_calls.labels(call.decoder, "ok").inc()
         await self._emit(orchestrator_pb2.AnswerEvent(tool_result=result))
-        return ToolOutcome(call, result.detections)
+        if result.HasField("images"):
+            return ToolOutcome(call, images=result.images)
+        return ToolOutcome(call, detections=result.detections)
 
     async def _decode(self, call: PendingCall) -> orchestrator_pb2.ToolResult:
         if call.route is None:
@@ -188,23 +194,26 @@ class _Answer:
                 status=grpc.StatusCode.UNIMPLEMENTED,
                 service="orchestrator",
             )
-        if self._image is None:
+        if call.route.needs_image and self._image is None:
             raise SuperlinkError(
                 "no_image",
-                "The answer asks for a tool, but the conversation has no image. Send one.",
+                f"{call.groups[0].route} needs an image, but the conversation has none. Send one.",
                 status=grpc.StatusCode.FAILED_PRECONDITION,
                 service="orchestrator",
             )
         request = decoder_pb2.DecodeRequest(
             request_id=self._request.request_id,
-            image=self._image,
+            image=self._image if call.route.needs_image else None,
             groups=call.groups,
             adapter_version=call.route.adapter_version,
             input_mode=call.route.input_mode,
-            detection=self._request.detection,
         )
+        if call.route.makes_images:
+            request.diffusion.CopyFrom(self._request.diffusion)
+        else:
+            request.detection.CopyFrom(self._request.detection)
         timeout_s = self._deadline.for_hop(self._engine.settings.tool_timeout_s)
-        detections: types_pb2.Detections | None = None
+        result = orchestrator_pb2.ToolResult(id=call.id)
         with self._ledger.hop(call.decoder) as hop:
             async with aclosing(self._engine.decoders[call.decoder].decode(request, timeout_s)) as events:
                 async for event in events:
@@ -215,31 +224,23 @@ class _Answer:
                             progress = orchestrator_pb2.ToolProgress(id=call.id, progress=event.progress)
                             await self._emit(orchestrator_pb2.AnswerEvent(tool_progress=progress))
                         case "detections":
-                            detections = event.detections
-        return orchestrator_pb2.ToolResult(
-            id=call.id, detections=require_result(detections, call.decoder), timings=hop.timings()
-        )
+                            result.detections.CopyFrom(event.detections)
+                        case "images":
+                            result.images.CopyFrom(event.images)
+        if result.WhichOneof("result") is None:
+            raise no_result(call.decoder)
+        result.timings.extend(hop.timings())
+        return result
 
     async def _emit(self, event: orchestrator_pb2.AnswerEvent) -> None:
         await self.events.put(event)
 
 
-def latest_image(request: orchestrator_pb2.AnswerRequest) -> types_pb2.Image | None:
-    """The last image of the latest user message that has one: the image that tools look at."""
-    for message in reversed(request.messages):
-        images = [part.image for part in message.parts if part.HasField("image")]
-        if message.role == mllm_pb2.ROLE_USER and images:
-            return images[-1]
-    return None
-
-
-def require_result(detections: types_pb2.Detections | None, decoder: str) -> types_pb2.Detections:
-    """``detections``, or SuperlinkError ``no_result`` when the decoder's stream ended without any."""
-    if detections is None:
-        raise SuperlinkError(
-            "no_result",
-            f"The {decoder} service ended its stream without a result.",
-            status=grpc.StatusCode.INTERNAL,
-            service=decoder,
-        )
-    return detections
+def no_result(decoder: str) -> SuperlinkError:
+    """The decoder's stream ended without a result."""
+    return SuperlinkError(
+        "no_result",
+        f"The {decoder} service ended its stream without a result.",
+        status=grpc.StatusCode.INTERNAL,
+        service=decoder,
+    )

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from orchestrator.catalogue import ToolRoute
 from orchestrator.deadline import Deadline
-from orchestrator.engine import AnswerEngine, require_result
+from orchestrator.engine import AnswerEngine, no_result
 from orchestrator.timings import TimingLedger
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2, types_pb2
@@ -85,7 +85,8 @@ async def _decode(
                     hop.reported.extend(event.timings)
                     if event.HasField("detections"):
                         detections = event.detections
-        detections = require_result(detections, route.decoder)
+        if detections is None:
+            raise no_result(route.decoder)
     except SuperlinkError as error:
         engine.metrics.tool_calls.labels(route.decoder, error.code).inc()
         raise

@@ -11,11 +11,15 @@ from superlink.v1 import mllm_pb2, types_pb2
 def observe(outcomes: Sequence[ToolOutcome]) -> mllm_pb2.Observation:
     """The outcomes of a round, one entry a group in the order in which the model wrote them.
 
+    Images that were made are for the user to look at, not for the model to read: their groups have no entry.
+
     A client may ask for detections below the decoder's own threshold: it wants to see them, but the model must not
     count them.
     """
     groups: list[mllm_pb2.ObservedGroup] = []
     for outcome in outcomes:
+        if outcome.images is not None:
+            continue
         threshold = outcome.call.route.score_threshold if outcome.call.route is not None else 0.0
         for index, group in enumerate(outcome.call.groups):
             observed = mllm_pb2.ObservedGroup(route=group.route, phrase=group.phrase)

@@ -26,7 +26,7 @@ class Prefetcher:
     async def ahead(
         self, routes: Iterable[ToolRoute], image: types_pb2.Image | None, request_id: str, timeout_s: float
     ) -> AsyncIterator[None]:
-        """Send ``image``, if there is one, to every decoder of ``routes`` that takes link embeddings.
+        """Send ``image``, if there is one, to every decoder of ``routes`` that looks for things by link embeddings.
 
         Whatever is still under way when the block ends is cancelled. Failures are counted and otherwise ignored: the
         tool call will meet them.
@@ -39,7 +39,10 @@ class Prefetcher:
                 input_mode=decoder_pb2.INPUT_MODE_LINK,
             )
             for route in routes
-            if self._enabled and image is not None and route.input_mode == decoder_pb2.INPUT_MODE_LINK
+            if self._enabled
+            and image is not None
+            and route.input_mode == decoder_pb2.INPUT_MODE_LINK
+            and not route.makes_images
         }
         tasks = [
             asyncio.create_task(self._send(decoder, prefetch, timeout_s)) for decoder, prefetch in prefetches.items()

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from orchestrator.catalogue import Catalogue
 from orchestrator.deadline import Deadline
+from orchestrator.drawing import draw
 from orchestrator.engine import AnswerEngine
 from orchestrator.fast_path import detect
 from orchestrator.metrics import Metrics
@@ -73,6 +74,21 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
                 facts["phrases"] = len(request.phrases)
                 facts["detections"] = len(response.detections.detections)
                 return response
+        except SuperlinkError as error:
+            await _abort(context, error, request.request_id)
+
+    async def Draw(  # noqa: N802
+        self, request: orchestrator_pb2.DrawRequest, context: Context
+    ) -> AsyncIterator[orchestrator_pb2.DrawEvent]:
+        """See ``orchestrator.drawing.draw``."""
+        request.request_id = current_request_id.get()
+        try:
+            with self._measure("Draw") as facts:
+                async with aclosing(draw(self._engine, request, self._deadline(context))) as events:
+                    async for event in events:
+                        if event.HasField("response"):
+                            facts["images"] = len(event.response.images.images)
+                        yield event
         except SuperlinkError as error:
             await _abort(context, error, request.request_id)
 

@@ -40,15 +40,16 @@ class PendingCall:
 
 @dataclass(frozen=True)
 class ToolOutcome:
-    """How a call ended; ``detections`` is None when it failed."""
+    """How a call ended; without any result when it failed."""
 
     call: PendingCall
-    detections: types_pb2.Detections | None
+    detections: types_pb2.Detections | None = None
+    images: types_pb2.GeneratedImages | None = None
 
 
 @dataclass
 class ToolCallFormer:
-    """Joins consecutive groups of one decoder into calls.
+    """Joins consecutive groups of one decoder into calls. What needs an image and what needs none stay apart.
 
     A call is complete when the next group belongs elsewhere, when it holds as many groups as its decoder takes, or
     when the round ends.
@@ -82,4 +83,6 @@ class ToolCallFormer:
         if last.route == following.route:
             return True
         one, other = self.routes.get(last.route), self.routes.get(following.route)
-        return one is not None and other is not None and one.decoder == other.decoder
+        if one is None or other is None:
+            return False
+        return one.decoder == other.decoder and one.needs_image == other.needs_image

@@ -216,7 +216,7 @@ async def test_a_dead_tool_is_an_error_beside_the_text(gateway: LiveGateway, png
 
 
 async def test_an_unknown_route_is_an_error_beside_the_text(gateway: LiveGateway, png: bytes) -> None:
-    gateway.workers.mllm.rounds = [[text("A dog."), group("dog", 2, "[GEN]"), finish()]]
+    gateway.workers.mllm.rounds = [[text("A dog."), group("dog", 2, "[TABLE]"), finish()]]
 
     response = await gateway.http.post("/v1/chat/completions", json=chat_body("Draw a dog", png))
 

@@ -16,15 +16,20 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import torch
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from small_mllm import build_model
 
+from services.mllm.answer import Phrase
+from services.mllm.batch import GroupEvent
+from services.mllm.messages import group_message
 from services.mllm.model import Mllm
 from services.mllm.service import MllmService
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.metrics import WorkerMetrics
+from services.runtime.tensors import tensor_from_message
 from services.runtime.weights import WeightsError
 from superlink.channels import open_channel
 from superlink.errors import SuperlinkError, from_rpc_error
@@ -171,6 +176,21 @@ async def test_the_fast_path_gives_one_link_a_phrase_in_order(worker: Worker) ->
     assert response.usage.completion_tokens == 0
     again = await worker.stub.Link(mllm_pb2.LinkRequest(route="[DET]", phrases=phrases, image=picture()))
     assert [group.embedding.data for group in again.groups] == [group.embedding.data for group in response.groups]
+
+
+async def test_a_tool_that_draws_gets_one_vector_a_query_and_no_image(worker: Worker) -> None:
+    phrase = "a cat beside a tree"
+    response = await worker.stub.Link(mllm_pb2.LinkRequest(route="[GEN]", phrases=[phrase]))
+    [group] = response.groups
+    assert list(group.embedding.shape) == [6, 20]
+    assert tensor_from_message(group.embedding, "it", [6, 20]).std(dim=0).max() > 0
+    assert response.usage.image_tokens == 0
+
+
+def test_a_written_group_keeps_the_shape_of_its_embedding() -> None:
+    event = GroupEvent("[GEN]", Phrase("cat", 8, 11), torch.rand(6, 20), -0.5)
+    message = group_message(event)
+    assert torch.equal(tensor_from_message(message.embedding, "it", [6, 20]), event.embedding)
 
 
 async def test_a_known_image_is_not_decoded_again(worker: Worker) -> None:

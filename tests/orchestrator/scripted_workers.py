@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,21 @@ def detections(
     return decoder_pb2.DecodeEvent(detections=result, timings=timings)
 
 
+def progress(done: int, total: int) -> decoder_pb2.DecodeEvent:
+    return decoder_pb2.DecodeEvent(progress=decoder_pb2.Progress(done=done, total=total))
+
+
+def made_images(*files: bytes, groups: Sequence[int] | None = None) -> decoder_pb2.DecodeEvent:
+    """Image i has seed i; all are of the first group unless ``groups`` says otherwise."""
+    made = [
+        types_pb2.GeneratedImage(encoded=file, width=IMAGE_WIDTH, height=IMAGE_HEIGHT, seed=seed)
+        for seed, file in enumerate(files)
+    ]
+    images = types_pb2.GeneratedImages(images=made, groups=groups or [0] * len(made))
+    timings = [types_pb2.Timing(service="diffusion", phase="total", milliseconds=0.25)]
+    return decoder_pb2.DecodeEvent(images=images, timings=timings)
+
+
 class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
     """Round i of an answer plays ``rounds[i]``; the number of observations in the request tells which round it is."""
 
@@ -97,7 +112,12 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
                 link_width=2,
                 adapter_version=self.adapter_version,
             )
-            for token, decoder in (("[DET]", "detection"), ("[SEG]", "segmentation"), ("[GEN]", "diffusion"))
+            for token, decoder in (
+                ("[DET]", "detection"),
+                ("[SEG]", "segmentation"),
+                ("[GEN]", "diffusion"),
+                ("[EDIT]", "diffusion"),
+            )
         ]
         return mllm_pb2.DescribeMllmResponse(
             name="superlink-scripted", version="1", routes=routes, max_tokens=1024, max_images=4
@@ -132,9 +152,9 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
 class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
     """Finds one object a group unless ``script`` says otherwise."""
 
-    def __init__(self, name: str, route: str) -> None:
+    def __init__(self, name: str, *routes: str) -> None:
         self.name = name
-        self.route = route
+        self.routes = routes
         self.reset()
 
     def reset(self) -> None:
@@ -152,7 +172,7 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
         return decoder_pb2.DescribeResponse(
             name=self.name,
             version="1",
-            routes=[self.route],
+            routes=self.routes,
             link_width=2,
             queries_per_group=4,
             adapter_version=self.adapter_version,
@@ -190,35 +210,48 @@ class ScriptedDeployment:
     mllm: ScriptedMllm
     detection: ScriptedDecoder
     segmentation: ScriptedDecoder
+    diffusion: ScriptedDecoder
     mllm_server: GrpcServer
     detection_server: GrpcServer
     segmentation_server: GrpcServer
     orchestrator: GrpcServer
 
     def reset(self) -> None:
-        for worker in (self.mllm, self.detection, self.segmentation):
+        for worker in (self.mllm, self.detection, self.segmentation, self.diffusion):
             worker.reset()
 
 
 @asynccontextmanager
 async def scripted_deployment(
-    orchestrator_settings: OrchestratorSettings | None = None, gateway_settings: GatewaySettings | None = None
+    orchestrator_settings: OrchestratorSettings | None = None,
+    gateway_settings: GatewaySettings | None = None,
+    without: Collection[str] = (),
 ) -> AsyncIterator[ScriptedDeployment]:
+    """``without``: decoders that the profile leaves out."""
     mllm = ScriptedMllm()
     detector, segmenter = ScriptedDecoder("detection", "[DET]"), ScriptedDecoder("segmentation", "[SEG]")
+    diffuser = ScriptedDecoder("diffusion", "[GEN]", "[EDIT]")
+    diffuser.script = lambda request: [made_images(b"an image")]
     async with AsyncExitStack() as stack:
         mllm_server = await start(mllm, "mllm", stack)
         detection_server = await start(detector, "detection", stack)
         segmentation_server = await start(segmenter, "segmentation", stack)
+        diffusion_server = await start(diffuser, "diffusion", stack)
         nowhere = Path("unused")
+        addresses = {
+            "detection": detection_server.address,
+            "segmentation": segmentation_server.address,
+            "diffusion": diffusion_server.address,
+        }
         profile = Profile(
             name="scripted",
             gateway=gateway_settings or GatewaySettings(),
             orchestrator=orchestrator_settings or OrchestratorSettings(address="127.0.0.1:0", drain_timeout_s=2),
             mllm=MllmSettings(address=mllm_server.address, weights=nowhere),
             decoders={
-                "detection": WorkerSettings(address=detection_server.address, weights=nowhere),
-                "segmentation": WorkerSettings(address=segmentation_server.address, weights=nowhere),
+                name: WorkerSettings(address=address, weights=nowhere)
+                for name, address in addresses.items()
+                if name not in without
             },
         )
         orchestrator = await stack.enter_async_context(running_orchestrator(profile))
@@ -228,6 +261,7 @@ async def scripted_deployment(
             mllm,
             detector,
             segmenter,
+            diffuser,
             mllm_server,
             detection_server,
             segmentation_server,

@@ -353,13 +353,13 @@ async def test_an_error_of_the_model_passes_through(deployment: ScriptedDeployme
 
 
 async def test_a_route_that_nobody_serves_is_a_failed_call(deployment: ScriptedDeployment, orchestrator: Stub) -> None:
-    deployment.mllm.rounds = [[text("dog cat"), group("dog", 0, "[GEN]"), group("cat", 4), finish()]]
+    deployment.mllm.rounds = [[text("dog cat"), group("dog", 0, "[TABLE]"), group("cat", 4), finish()]]
 
     events = await ask(orchestrator)
 
     [failure] = of_kind(events, "tool_failure")
     assert (failure.id, failure.error.code) == ("call_0", "unknown_route")
-    assert "[GEN]" in failure.error.message
+    assert "[TABLE]" in failure.error.message
     assert [result.id for result in of_kind(events, "tool_result")] == ["call_1"]
 
 
