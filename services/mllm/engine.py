@@ -19,7 +19,7 @@ from torch import Tensor
 
 from services.mllm.batch import AnswerEvent, FinishEvent
 from services.mllm.conversation import Rendered
-from services.mllm.jobs import GenerateJob, ImageInput, Job, Linked, LinkJob, Times
+from services.mllm.jobs import GenerateJob, ImageInput, Job, Linked, LinkJob, RegionInput, Times
 from services.mllm.model import Mllm
 from services.mllm.model_side import ModelSide
 from services.mllm.sampling import Sampling
@@ -46,7 +46,7 @@ class Engine:
         feature_cache_entries: int = 64,
     ) -> None:
         """``limits.max_batch_size`` rows run together; ``limits.max_queue_size`` requests may wait."""
-        # Features [image tokens, hidden] by the key of ``ImageInput``.
+        # Features [image tokens, hidden] by the key of ``ImageInput``, and [1, hidden] by that of ``RegionInput``.
         self.features: FeatureCache[Tensor] = FeatureCache(feature_cache_entries)
         self._max_tokens = model.config.max_tokens
         self._side = ModelSide(model, tokenizer, limits.max_batch_size, self.features.keep)
@@ -103,7 +103,12 @@ class Engine:
             self._release(job)
 
     async def generate(
-        self, rendered: Rendered, images: Sequence[ImageInput], sampling: Sampling, deadline: float = math.inf
+        self,
+        rendered: Rendered,
+        images: Sequence[ImageInput],
+        sampling: Sampling,
+        deadline: float = math.inf,
+        regions: Sequence[RegionInput] = (),
     ) -> AsyncGenerator[AnswerEvent | Times, None]:
         """Let the model go on from ``rendered``. ``Times`` and then the ``FinishEvent`` come last.
 
@@ -111,7 +116,7 @@ class Engine:
         """
         # One token at least must fit behind the prompt.
         self._check_length(len(rendered.input_ids) + 1)
-        job = GenerateJob(rendered, tuple(images), deadline, sampling=sampling)
+        job = GenerateJob(rendered, tuple(images), deadline, sampling=sampling, regions=tuple(regions))
         self._admit(self._generations, job)
         try:
             while True:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from services.mllm.batch import AnswerEvent, Row
 from services.mllm.conversation import Rendered
+from services.mllm.region_encoder import RegionView
 from services.mllm.sampling import Sampling
 from superlink.errors import SuperlinkError
 
@@ -24,6 +25,19 @@ class ImageInput:
     # [tiles, 3, size, size]; None when ``features`` are given.
     pixels: Tensor | None
     # [image tokens, hidden].
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RegionInput:
+    """A visual prompt of a request: its embedding if it is known, else what to make it from."""
+
+    # Of the image, its tile and the region; the key of the feature cache.
+    key: str
+    # [3, size, size] of the tile that it is looked at on; None, like the view, when ``features`` are given.
+    pixels: Tensor | None
+    view: RegionView | None
+    # [1, hidden].
     features: Tensor | None = None
 
 
@@ -56,6 +70,7 @@ class Job(ABC):
     started: float = 0.0
     # Nobody waits for it any more.
     cancelled: bool = False
+    regions: tuple[RegionInput, ...] = ()
 
     @abstractmethod
     def fail(self, error: SuperlinkError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from services.mllm.batch import FinishReason, GroupEvent
 from services.mllm.config import MllmConfig
@@ -13,6 +14,7 @@ from services.mllm.conversation import (
     ObservedGroup,
     ObservedObject,
     Part,
+    RegionPart,
     RoleName,
     RoutedPhrase,
     Text,
@@ -20,6 +22,7 @@ from services.mllm.conversation import (
     fold_capitals,
 )
 from services.mllm.sampling import Sampling
+from services.runtime.regions import MOST_REGIONS
 from services.runtime.tensors import tensor_to_message
 from superlink.errors import invalid_argument
 from superlink.profile import ImageLimits
@@ -38,18 +41,33 @@ _FINISH_REASONS = {
 }
 
 
-def turns_of(
-    messages: Sequence[mllm_pb2.Message], folds_capitals: bool = False
-) -> tuple[list[Turn], list[types_pb2.Image]]:
-    """The turns of ``messages``, and their images in reading order.
+@dataclass(frozen=True)
+class MarkedRegion:
+    """A visual prompt of a conversation."""
+
+    # Place of the image that it is about among the conversation's images.
+    image: int
+    region: types_pb2.Region
+
+
+@dataclass
+class Shown:
+    """What users show in a conversation, in reading order."""
+
+    images: list[types_pb2.Image] = field(default_factory=list)
+    regions: list[MarkedRegion] = field(default_factory=list)
+
+
+def turns_of(messages: Sequence[mllm_pb2.Message], folds_capitals: bool = False) -> tuple[list[Turn], Shown]:
+    """The turns of ``messages``, and what is shown in them.
 
     ``folds_capitals``: of the model's configuration; holds for what users say.
 
     Raises SuperlinkError: ``empty_prompt`` when nobody says anything, ``invalid_message`` for a message without a role
-    or a part without content.
+    or a part without content, ``region_without_image``, ``too_many_regions``.
     """
     turns: list[Turn] = []
-    images: list[types_pb2.Image] = []
+    shown = Shown()
     for number, message in enumerate(messages):
         role = _ROLES.get(message.role)
         if role is None:
@@ -57,13 +75,13 @@ def turns_of(
                 "invalid_message", f"Message {number} has no role. Roles are system, user and assistant."
             )
         folds = folds_capitals and role == "user"
-        turns.append(Turn(role, tuple(_part(part, number, images, folds) for part in message.parts)))
+        turns.append(Turn(role, tuple(_part(part, number, shown, folds) for part in message.parts)))
     if not any(turn.role == "user" for turn in turns):
         raise invalid_argument("empty_prompt", "The conversation has no user message. Say what you want to know.")
     asked = [turn for turn in turns if turn.role == "user"][-1]
     if not any(isinstance(part, Text) and part.text.strip() for part in asked.parts):
         raise invalid_argument("empty_prompt", "The last user message has no words. Say what you want to know.")
-    return turns, images
+    return turns, shown
 
 
 def sampling_of(message: mllm_pb2.Sampling, default_max_new_tokens: int) -> Sampling:
@@ -127,13 +145,20 @@ def describe_message(config: MllmConfig, max_images: int, limits: ImageLimits) -
     )
 
 
-def _part(part: mllm_pb2.Part, message: int, images: list[types_pb2.Image], folds_capitals: bool) -> Part:
+def _part(part: mllm_pb2.Part, message: int, shown: Shown, folds_capitals: bool) -> Part:
     kind = part.WhichOneof("part")
     if kind == "text":
         return Text(fold_capitals(part.text) if folds_capitals else part.text)
     if kind == "image":
-        images.append(part.image)
-        return ImagePart(len(images) - 1)
+        shown.images.append(part.image)
+        return ImagePart(len(shown.images) - 1)
+    if kind == "region":
+        if not shown.images:
+            raise invalid_argument("region_without_image", "A region marks nothing: no image comes before it.")
+        if len(shown.regions) == MOST_REGIONS:
+            raise invalid_argument("too_many_regions", f"A conversation may mark {MOST_REGIONS} regions at most.")
+        shown.regions.append(MarkedRegion(len(shown.images) - 1, part.region))
+        return RegionPart(len(shown.regions))
     if kind == "routed_phrase":
         return RoutedPhrase(part.routed_phrase.route, part.routed_phrase.phrase)
     if kind == "observation":

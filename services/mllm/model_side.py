@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from services.mllm.batch import AnswerEvent, Prompt, Row, RunningBatch, link_teacher_forced
-from services.mllm.jobs import GenerateJob, ImageInput, Job, LinkJob
+from services.mllm.jobs import GenerateJob, ImageInput, Job, LinkJob, RegionInput
 from services.mllm.model import Mllm
+from services.mllm.region_encoder import RegionBatch
 from services.mllm.sampling import Sampling
 from services.mllm.tokenizer import MllmTokenizer
 from superlink.errors import SuperlinkError
@@ -41,7 +42,7 @@ class ModelSide:
     def __init__(
         self, model: Mllm, tokenizer: MllmTokenizer, max_rows: int, keep_features: Callable[[str, Tensor], None]
     ) -> None:
-        """``keep_features`` is given every image's features under its key."""
+        """``keep_features`` is given the features of every image and region under its key."""
         self._model = model
         self._tokenizer = tokenizer
         self._keep_features = keep_features
@@ -85,7 +86,7 @@ class ModelSide:
             return
         rows_before = len(self._batch.rows)
         try:
-            results = self._batch.join([self._prompt(job, job.sampling) for job in self._encoded(jobs)])
+            results = self._batch.join([self._prompt(job, job.sampling) for job in self._marked(self._encoded(jobs))])
         except Exception:
             del self._batch.rows[rows_before:]
             if len(jobs) == 1:
@@ -149,10 +150,40 @@ class ModelSide:
             )
         return jobs
 
+    def _marked(self, jobs: Sequence[AnyJob]) -> Sequence[AnyJob]:
+        """The same jobs, with features in every region; those that are new are encoded together, each once."""
+        new = {region.key: region for job in jobs for region in job.regions if region.features is None}
+        if not new:
+            return jobs
+        device = self._model.internvl.lm_head.weight.device
+        keys, made = list(new), {}
+        for start in range(0, len(keys), TILES_PER_PASS):
+            some = [new[key] for key in keys[start : start + TILES_PER_PASS]]
+            tower = self._model.tower(
+                torch.stack([region.pixels for region in some if region.pixels is not None]).to(device)
+            )
+            batch = RegionBatch.of([region.view for region in some if region.view is not None], range(len(some)))
+            embedded = self._model.encode_regions(tower, batch.to(device))
+            for region, features in zip(some, embedded.split(1), strict=True):
+                made[region.key] = features.clone()
+                self._keep_features(region.key, made[region.key])
+        for job in jobs:
+            job.regions = tuple(
+                RegionInput(region.key, None, None, made[region.key]) if region.features is None else region
+                for region in job.regions
+            )
+        return jobs
+
     @staticmethod
     def _prompt(job: Job, sampling: Sampling) -> Prompt:
         features = [image.features for image in job.images if image.features is not None]
-        return Prompt(job.rendered, torch.cat(features) if features else None, sampling)
+        marked = [region.features for region in job.regions if region.features is not None]
+        return Prompt(
+            job.rendered,
+            torch.cat(features) if features else None,
+            sampling,
+            torch.cat(marked) if marked else None,
+        )
 
 
 def _internal_error() -> SuperlinkError:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
 
 from PIL import Image
 
@@ -23,8 +24,9 @@ from services.mllm.conversation import (
     render,
 )
 from services.mllm.engine import Engine
-from services.mllm.jobs import ImageInput, Times
+from services.mllm.jobs import ImageInput, RegionInput, Times
 from services.mllm.messages import (
+    Shown,
     describe_message,
     finish_message,
     group_message,
@@ -33,12 +35,14 @@ from services.mllm.messages import (
     turns_of,
 )
 from services.mllm.model import Mllm
+from services.mllm.region_encoder import view_region
 from services.mllm.sampling import Sampling
-from services.mllm.tiling import cut_tiles, share_tiles
+from services.mllm.tiling import choose_grid, cut_tiles, share_tiles
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.images import ImageExecutor, decode_image, image_digest
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
+from services.runtime.regions import region_mask
 from services.runtime.tensors import tensor_to_message
 from services.runtime.worker import Worker, run_worker
 from superlink.errors import invalid_argument
@@ -106,14 +110,15 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
     ) -> AsyncIterator[mllm_pb2.GenerateEvent]:
         """Stream the model's own answer."""
         began = time.monotonic()
-        turns, images = turns_of(request.messages, self._config.fold_capitals)
+        turns, shown = turns_of(request.messages, self._config.fold_capitals)
         sampling = sampling_of(request.sampling, self._settings.max_new_tokens)
         with self._engine.admission():
-            inputs = await self._prepare(images)
+            inputs = await self._prepare(shown.images)
             rendered = self._render(turns, inputs, for_generation=True)
+            regions = await self._look(shown)
             prepare_s = time.monotonic() - began
             times = Times(0.0, 0.0)
-            answer = self._engine.generate(rendered, inputs, sampling, deadline_of(context))
+            answer = self._engine.generate(rendered, inputs, sampling, deadline_of(context), regions)
             async with contextlib.aclosing(answer) as events:
                 async for event in events:
                     if isinstance(event, TextEvent):
@@ -193,6 +198,35 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
             return ImageInput(key, None, features)
         pixels = Image.fromarray(decode_image(image.encoded, self._limits))
         return ImageInput(key, cut_tiles(pixels, max_tiles, self._config.tile_size))
+
+    async def _look(self, shown: Shown) -> list[RegionInput]:
+        """How to look at every region of a conversation. Raises SuperlinkError for marks that mean no pixels."""
+        regions: list[RegionInput | None] = [None] * len(shown.regions)
+        budget = share_tiles(self._settings.max_tiles, len(shown.images))
+        for number, image in enumerate(shown.images):
+            places = [place for place, marked in enumerate(shown.regions) if marked.image == number]
+            if places:
+                marks = [shown.regions[place].region for place in places]
+                found = await self._images.run(self._look_at_image, image, budget, marks)
+                for place, region in zip(places, found, strict=True):
+                    regions[place] = region
+        return [region for region in regions if region is not None]
+
+    def _look_at_image(
+        self, image: types_pb2.Image, max_tiles: int, marks: Sequence[types_pb2.Region]
+    ) -> list[RegionInput]:
+        """In an image thread: embeddings of marks seen before, views of new ones. Raises SuperlinkError."""
+        key = f"{image_digest(image)}:{max_tiles}"
+        marked = [f"{key}:{sha256(mark.SerializeToString(deterministic=True)).hexdigest()}" for mark in marks]
+        known = [self._engine.features.find(each) for each in marked]
+        if all(features is not None for features in known):
+            return [RegionInput(each, None, None, features) for each, features in zip(marked, known, strict=True)]
+        pixels = Image.fromarray(decode_image(image.encoded, self._limits))
+        size = self._config.tile_size
+        tiles = cut_tiles(pixels, max_tiles, size)
+        grid = choose_grid(pixels.width, pixels.height, max_tiles, size)
+        views = [view_region(region_mask(mark, pixels.height, pixels.width), grid, size) for mark in marks]
+        return [RegionInput(each, tiles[view.tile], view) for each, view in zip(marked, views, strict=True)]
 
     def _render(self, turns: Sequence[Turn], inputs: Sequence[ImageInput], for_generation: bool) -> Rendered:
         counts = [self._token_count(image) for image in inputs]

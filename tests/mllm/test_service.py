@@ -337,3 +337,57 @@ async def test_the_process_serves_and_ends_in_order(process: tuple[subprocess.Po
             last = event
         assert last.WhichOneof("event") == "finish"
     assert await asyncio.to_thread(started.wait, 20) == 0
+
+
+def marked(*regions: types_pb2.Region, images: int = 1) -> mllm_pb2.GenerateRequest:
+    request = question("What is this?", images)
+    request.messages[0].parts.extend(mllm_pb2.Part(region=region) for region in regions)
+    return request
+
+
+def boxed(x1: float, y1: float, x2: float, y2: float) -> types_pb2.Region:
+    return types_pb2.Region(box=types_pb2.Box(x1=x1, y1=y1, x2=x2, y2=y2))
+
+
+async def test_a_region_is_read_and_remembered(worker: Worker) -> None:
+    def told(events: list[mllm_pb2.GenerateEvent]) -> tuple[str, int]:
+        words = "".join(event.text_delta.text for event in events)
+        return words, next(event.usage.prompt_tokens for event in events if event.HasField("usage"))
+
+    plain = told(await worker.events(question("What is this?")))
+    first = told(await worker.events(marked(boxed(10, 10, 40, 40), boxed(0, 0, 96, 80))))
+    again = told(await worker.events(marked(boxed(10, 10, 40, 40), boxed(0, 0, 96, 80))))
+
+    assert first == again
+    assert first[1] > plain[1]
+    # The image and both regions.
+    assert len(worker.service._engine.features) == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (marked(boxed(0, 0, 97, 80)), "region_outside_image"),
+        (marked(types_pb2.Region()), "empty_region"),
+        (marked(boxed(1, 1, 2, 2), images=0), "region_without_image"),
+        (marked(*[boxed(1, 1, 2, 2)] * 17), "too_many_regions"),
+    ],
+)
+async def test_marks_that_mean_nothing_are_refused(
+    worker: Worker, request_: mllm_pb2.GenerateRequest, code: str
+) -> None:
+    error = await worker.failure(request_)
+
+    assert (error.code, error.status) == (code, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+async def test_a_model_without_visual_prompts_says_so(tokenizer: MllmTokenizer, tmp_path: Path) -> None:
+    bare = MllmTokenizer.train(["Find the dog.", "What is this?"] * 20, 320, tokenizer.routes)
+    file = tmp_path / "tokenizer.json"
+    build_model(bare, region_token_id=None).save(tmp_path, bare)
+    # What a release before visual prompts wrote: the tokens are ordinary text there.
+    file.write_text(file.read_text().replace('"<region>"', '"<other>"'))
+    async with running(tmp_path) as worker:
+        error = await worker.failure(marked(boxed(10, 10, 40, 40)))
+
+    assert error.code == "unsupported_region"
