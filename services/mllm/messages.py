@@ -22,10 +22,10 @@ from services.mllm.conversation import (
     fold_capitals,
 )
 from services.mllm.sampling import Sampling
-from services.runtime.regions import MOST_REGIONS
 from services.runtime.tensors import tensor_to_message
 from superlink.errors import invalid_argument
 from superlink.profile import ImageLimits
+from superlink.regions import MOST_REGIONS
 from superlink.v1 import mllm_pb2, types_pb2
 
 _ROLES: dict[int, RoleName] = {

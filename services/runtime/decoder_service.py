@@ -23,12 +23,13 @@ from services.runtime.feature_cache import FeatureCache
 from services.runtime.images import ImageExecutor, decode_image, image_digest
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
-from services.runtime.regions import MOST_REGIONS, RegionPoints, pad_regions, region_mask, region_points
+from services.runtime.regions import RegionPoints, pad_regions, region_mask, region_points
 from services.runtime.tensors import tensor_from_message
 from services.runtime.worker import Worker
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.image_header import check_image_size
 from superlink.profile import Profile, WorkerSettings, weights_folder
+from superlink.regions import MOST_REGIONS
 from superlink.serving import Context, GrpcServer, deadline_of
 from superlink.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 

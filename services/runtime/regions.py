@@ -6,7 +6,7 @@ Every service and the trainer rasterise marks here, so that a mark means the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from superlink.errors import invalid_argument
+from superlink.regions import check_region
 from superlink.run_length import decode_mask
 from superlink.v1 import types_pb2
 
-MOST_REGIONS = 16
-MOST_POINTS = 1024
 # Of the image's longer side: the radius of the disc that stands for a point, and the width of a stroke that names none.
 _POINT_RADIUS = 1 / 64
 _STROKE_WIDTH = 1 / 50
@@ -66,38 +64,23 @@ class RegionPoints:
 def region_mask(region: types_pb2.Region, height: int, width: int) -> NDArray[np.bool_]:
     """The pixels ``[height, width]`` bool of the upright image that ``region`` marks; one at least.
 
-    Raises SuperlinkError (INVALID_ARGUMENT) with code ``empty_region``, ``region_outside_image`` or
-    ``invalid_region``.
+    Raises what ``superlink.regions.check_region`` raises.
     """
-    mask: NDArray[np.bool_]
-    match region.WhichOneof("mark"):
-        case "box":
-            box = region.box
-            _check_inside([(box.x1, box.y1), (box.x2, box.y2)], height, width)
-            if box.x1 >= box.x2 or box.y1 >= box.y2:
-                raise _empty("A box needs x1 < x2 and y1 < y2.")
-            mask = np.zeros((height, width), dtype=np.bool_)
-            mask[math.floor(box.y1) : math.ceil(box.y2), math.floor(box.x1) : math.ceil(box.x2)] = True
-        case "points":
-            places = _places(region.points.points, height, width)
-            mask = _drawn(places, [], _POINT_RADIUS * max(height, width), height, width)
-        case "stroke":
-            stroke = region.stroke
-            places = _places(stroke.points, height, width)
-            thickness = stroke.width if stroke.HasField("width") else _STROKE_WIDTH * max(height, width)
-            if not 0 < thickness <= max(height, width):
-                raise invalid_argument(
-                    "invalid_region",
-                    f"A stroke's width is {thickness:g}; it must lie above 0 and within the image's longer side.",
-                )
-            mask = _drawn(places, places, thickness / 2, height, width)
-        case "mask":
-            mask = _decoded(region.mask, height, width)
-            if not mask.any():
-                raise _empty("The mask marks no pixel.")
-        case _:
-            raise _empty("A region needs a box, points, a stroke or a mask.")
-    return mask
+    check_region(region, height, width)
+    if region.HasField("mask"):
+        return np.asarray(decode_mask((height, width), region.mask.counts.decode("ascii"))) > 0
+    if region.HasField("box"):
+        box = region.box
+        mask = np.zeros((height, width), dtype=np.bool_)
+        mask[math.floor(box.y1) : math.ceil(box.y2), math.floor(box.x1) : math.ceil(box.x2)] = True
+        return mask
+    if region.HasField("points"):
+        dots = [(point.x, point.y) for point in region.points.points]
+        return _drawn(dots, [], _POINT_RADIUS * max(height, width), height, width)
+    stroke = region.stroke
+    line = [(point.x, point.y) for point in stroke.points]
+    thickness = stroke.width if stroke.HasField("width") else _STROKE_WIDTH * max(height, width)
+    return _drawn(line, line, thickness / 2, height, width)
 
 
 def region_points(mask: NDArray[np.bool_]) -> RegionPoints:
@@ -138,29 +121,6 @@ def _cell(coordinates: NDArray[np.int64]) -> NDArray[np.int64]:
     return cells
 
 
-def _places(points: Iterable[types_pb2.Point], height: int, width: int) -> list[tuple[float, float]]:
-    places = [(point.x, point.y) for point in points]
-    if not places:
-        raise _empty("It has no points.")
-    if len(places) > MOST_POINTS:
-        raise invalid_argument(
-            "invalid_region", f"A region has {len(places)} points; at most {MOST_POINTS} are allowed."
-        )
-    _check_inside(places, height, width)
-    return places
-
-
-def _check_inside(places: Iterable[tuple[float, float]], height: int, width: int) -> None:
-    for x, y in places:
-        # Written so that NaN is outside, too.
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise invalid_argument(
-                "region_outside_image",
-                f"A region's point ({x:g}, {y:g}) lies outside the image of {width} x {height} pixels. Coordinates are "
-                "pixels of the upright image.",
-            )
-
-
 def _drawn(
     dots: Sequence[tuple[float, float]],
     line: Sequence[tuple[float, float]],
@@ -178,19 +138,3 @@ def _drawn(
     if len(line) > 1:
         pen.line(list(line), fill=1, width=max(1, round(2 * radius)))
     return np.array(canvas)
-
-
-def _decoded(mask: types_pb2.Mask, height: int, width: int) -> NDArray[np.bool_]:
-    if (mask.height, mask.width) != (height, width):
-        raise invalid_argument(
-            "invalid_region",
-            f"A region's mask is of {mask.width} x {mask.height} pixels; the upright image has {width} x {height}.",
-        )
-    try:
-        return np.asarray(decode_mask((height, width), mask.counts.decode("ascii"))) > 0
-    except ValueError as error:
-        raise invalid_argument("invalid_region", f"A region's mask cannot be read: {error}") from error
-
-
-def _empty(reason: str) -> Exception:
-    return invalid_argument("empty_region", f"A region marks nothing. {reason}")

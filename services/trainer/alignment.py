@@ -21,7 +21,8 @@ from services.trainer.segment_names import REGION_ROW
 
 # Rows are about 16 apart; this variance makes a link that is halfway between two of them undecided.
 _VARIANCE = 8.0
-_REGION = re.compile(r"(region|区域) [0-9]+")
+_NUMBERED = re.compile(r" [0-9]+$")
+_REGION_WORDS = ("region", "区域")
 _CATEGORY_OF_NAME = {
     name: index
     for index, category in enumerate(CATEGORIES)
@@ -37,9 +38,10 @@ def category_of(phrase: str) -> int:
 def row_of(phrase: str) -> int:
     """The row of the segmenter's vocabulary that a phrase stands for, or -1; categories come first in every vocabulary.
 
-    "region 1" and "区域 1" stand for whatever is marked.
+    "region 1" and "区域 1" stand for whatever is marked, "dog 2" for a dog: which one, the segmenter is told apart.
     """
-    return REGION_ROW if _REGION.fullmatch(phrase) else category_of(phrase)
+    words = _NUMBERED.sub("", phrase)
+    return REGION_ROW if words != phrase and words in _REGION_WORDS else category_of(words)
 
 
 def alignment_term(mllm: Mllm, parts: Sequence[LanguageBatch], states: Sequence[Tensor], vocabulary: Tensor) -> Tensor:

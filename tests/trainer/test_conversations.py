@@ -375,7 +375,7 @@ def test_every_region_of_a_question_is_marked_on_its_thing(task: str, language: 
         for mark in conversation.marks:
             marked = region_mask(mark.region, SCENE.height, SCENE.width)
             assert (marked & SCENE.objects[mark.thing].mask).any()
-        if conversation.targets:
+        if conversation.marks and conversation.targets:
             assert conversation.targets == tuple((mark.thing,) for mark in conversation.marks)
 
 
@@ -409,6 +409,19 @@ def test_answers_about_marked_things_are_true(language: str) -> None:
 def test_marked_things_are_routed_by_their_numbers() -> None:
     for language, words in (("en", "region"), ("zh", "区域")):
         for conversation in samples("segment_region", language):
-            expected = tuple(f"{words} {number + 1}" for number in range(len(conversation.marks)))
+            expected = tuple(f"{words} {number + 1}" for number in range(len(conversation.targets)))
             assert expected_phrases(conversation) == expected
             assert {row_of(phrase) for phrase in expected} == {REGION_ROW}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_was_reported_is_meant_by_its_number(language: str) -> None:
+    for conversation in samples("segment_earlier", language):
+        group = observation_of(conversation).groups[0]
+        words, number = expected_phrases(conversation)[-1].rsplit(" ", 1)
+        reported = group.objects[int(number) - 1]
+        x1, y1, _, _ = SCENE.objects[conversation.targets[-1][0]].box
+        assert words == group.phrase
+        assert row_of(f"{words} {number}") == row_of(words) >= 0
+        assert (reported.x1, reported.y1) == pytest.approx((x1 * 5, y1 * 10), abs=25)
+        assert not conversation.turns[1].learned

@@ -31,6 +31,7 @@ from services.trainer.scenes.answers import (
 )
 from services.trainer.scenes.choosing import absent, maybe_present, several
 from services.trainer.scenes.conversation import Conversation, TaskError, exchange
+from services.trainer.scenes.earlier import segment_earlier
 from services.trainer.scenes.marking import region_caption, region_name, region_question, segment_region
 from services.trainer.scenes.referring import choose_referring, leftmost_first, members
 from services.trainer.scenes.requests import request_one, request_referred, request_several
@@ -64,6 +65,7 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "region_caption": 0.06,
     "region_question": 0.07,
     "segment_region": 0.08,
+    "segment_earlier": 0.04,
     "open": 0.08,
     "caption": 0.03,
     "follow_up": 0.06,
@@ -358,6 +360,7 @@ _MAKERS: dict[str, _Maker] = {
     "region_caption": region_caption,
     "region_question": region_question,
     "segment_region": segment_region,
+    "segment_earlier": segment_earlier,
     "open": _open,
     "caption": _caption,
     "follow_up": _follow_up,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.mllm.conversation import ImagePart, Part, RegionPart, Text, Turn
+from services.mllm.conversation import ImagePart, Part, RegionPart, Text, Turn, fast_path
 from services.trainer.scenes import mark_templates, templates
 from services.trainer.scenes.answers import masks_of, routed_answer
 from services.trainer.scenes.choosing import absent
@@ -22,6 +22,7 @@ _FIRST_STAND_IN = 0xE000
 # A question about sizes is only asked where one thing covers clearly more pixels.
 _CLEARLY_LARGER = 1.6
 _MOST_SEGMENTED = 3
+_FAST_PATH_SHARE = 0.15
 # Share of the image that a thing covers, from which it is no longer called small, and from which it is called large.
 _SIZE_LIMITS = (0.015, 0.1)
 
@@ -81,7 +82,7 @@ def region_question(scene: Scene, language: str, rng: np.random.Generator, _nois
 
 
 def segment_region(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation | None:
-    """Masks of marked things."""
+    """Masks of marked things; also in the fast path's form, where only the segmenter sees the marks."""
     marks = _marks(scene, 1 + int(rng.random() ** 1.7 * _MOST_SEGMENTED), rng)
     if marks is None:
         return None
@@ -89,9 +90,11 @@ def segment_region(scene: Scene, language: str, rng: np.random.Generator, _noisy
     spoken = [_stand_in(number) for number in numbers]
     listed = "".join(spoken) if rng.random() < 0.15 else join_names(spoken, language, rng)
     question = pick(rng, mark_templates.SEGMENT_REGION[language]).format(regions=listed)
-    phrases = [mark_templates.REGION_PHRASES[language].format(number=number) for number in numbers]
-    answer = routed_answer(masks_of(phrases), templates.ROUTED_ANSWERS, language, rng)
+    phrases = masks_of([mark_templates.REGION_PHRASES[language].format(number=number) for number in numbers])
     targets = tuple((mark.thing,) for mark in marks)
+    if rng.random() < _FAST_PATH_SHARE:
+        return Conversation("segment_region", language, fast_path(phrases), targets)
+    answer = routed_answer(phrases, templates.ROUTED_ANSWERS, language, rng)
     return _conversation("segment_region", question, answer, marks, language, rng, targets=targets)
 
 
