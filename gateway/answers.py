@@ -8,10 +8,12 @@ from gateway.results import (
     ImageSize,
     ObservationResult,
     PhraseResult,
+    ProgressResult,
     Span,
     TimingEntry,
     ToolCallResult,
     detection_of,
+    generated_image_of,
     observation_of,
     timings_of,
 )
@@ -48,6 +50,11 @@ class AnswerCollector:
                 return Delta(content=event.text_delta.text)
             case "tool_call":
                 return self._show(_running(event.tool_call))
+            case "tool_progress":
+                done = event.tool_progress.progress
+                progress = ProgressResult(done=done.done, total=done.total)
+                call = self._calls[event.tool_progress.id]
+                return self._show(call.model_copy(update={"progress": progress}))
             case "tool_result":
                 if event.tool_result.HasField("detections"):
                     found = event.tool_result.detections
@@ -57,7 +64,7 @@ class AnswerCollector:
                 error = SuperlinkError.from_message(event.tool_failure.error)
                 problem = Problem.from_error(error, self._request_id)
                 call = self._calls[event.tool_failure.id]
-                return self._show(call.model_copy(update={"status": "failed", "error": problem}))
+                return self._show(call.model_copy(update={"status": "failed", "error": problem, "progress": None}))
             case "observation":
                 observation = observation_of(event.observation, self._length)
                 self._observations.append(observation)
@@ -109,8 +116,14 @@ def _completed(call: ToolCallResult, result: orchestrator_pb2.ToolResult) -> Too
                 "found": presence[index].found if index in presence else None,
                 "score": round(presence[index].score, 5) if index in presence else None,
                 "detections": [detection_of(each) for each in result.detections.detections if each.group == index],
+                "images": [
+                    generated_image_of(image)
+                    for image, group in zip(result.images.images, result.images.groups, strict=True)
+                    if group == index
+                ],
             }
         )
         for index, phrase in enumerate(call.phrases)
     ]
-    return call.model_copy(update={"status": "completed", "phrases": phrases, "timings": timings_of(result.timings)})
+    timings = timings_of(result.timings)
+    return call.model_copy(update={"status": "completed", "phrases": phrases, "timings": timings, "progress": None})

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from gateway import chat, detect, probes
+from gateway import chat, detect, drawing, probes
 from gateway.deployment import Deployment, deployment_of
 from gateway.disconnects import ClientLeft
 from gateway.documentation import document_extra_models
@@ -44,7 +44,7 @@ def create_application(profile: Profile) -> FastAPI:
     application.add_middleware(RequestMiddleware, metrics=metrics)
     add_problem_handlers(application)
     application.add_exception_handler(ClientLeft, _on_client_left)
-    for room in (chat, detect, probes):
+    for room in (chat, detect, drawing, probes):
         application.include_router(room.router)
     document_extra_models(application)
     return application

@@ -27,6 +27,12 @@ class Form:
 
     fields: dict[str, list[str]]
     files: list[bytes]
+    # The fields that the files came in, in the same order.
+    file_fields: list[str]
+
+    def files_of(self, *fields: str) -> list[bytes]:
+        """The files that came in any of ``fields``."""
+        return [content for field, content in zip(self.file_fields, self.files, strict=True) if field in fields]
 
 
 def media_type_of(request: Request) -> str:
@@ -82,12 +88,14 @@ async def read_form(request: Request, settings: GatewaySettings, max_files: int,
 async def _collect(form: FormData) -> Form:
     fields: dict[str, list[str]] = {}
     files: list[bytes] = []
+    file_fields: list[str] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             files.append(await value.read())
+            file_fields.append(name)
         else:
             fields.setdefault(name, []).append(value)
-    return Form(fields, files)
+    return Form(fields, files, file_fields)
 
 
 def _too_slow() -> SuperlinkError:

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 import grpc
 from fastapi import APIRouter, Request
@@ -30,6 +29,7 @@ from gateway.documentation import chat_documentation
 from gateway.images import ReceivedImage, receive_image
 from gateway.problems import Problem, request_id_of
 from gateway.results import ImageSize, Usage, usage_of
+from gateway.server_sent_events import DONE, failure_events, server_sent_event
 from gateway.server_timing import add_gateway_timings, server_timing
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.v1 import orchestrator_pb2
@@ -136,7 +136,7 @@ class _Answer:
         yield self._event_of([last])
         if include_usage:
             yield self._event_of([], self._usage)
-        yield b"data: [DONE]\n\n"
+        yield DONE
 
     def farewell(self) -> bytes:
         """What ends the stream when the gateway stops before the answer is complete."""
@@ -149,7 +149,7 @@ class _Answer:
         )
 
     def _failure(self, error: SuperlinkError) -> bytes:
-        return _event(_error_document(Problem.from_error(error, self._request_id))) + b"data: [DONE]\n\n"
+        return failure_events(Problem.from_error(error, self._request_id))
 
     @property
     def _id(self) -> str:
@@ -172,14 +172,4 @@ class _Answer:
         for choice in chunk["choices"]:
             # Clients test it for null.
             choice.setdefault("finish_reason", None)
-        return _event(json.dumps(chunk, ensure_ascii=False))
-
-
-def _event(document: str) -> bytes:
-    return f"data: {document}\n\n".encode()
-
-
-def _error_document(problem: Problem) -> str:
-    """The shape that OpenAI's clients raise as an error; ``message`` is theirs, the rest is the problem document."""
-    fields: dict[str, Any] = {"message": problem.detail, **problem.model_dump(exclude_none=True)}
-    return json.dumps({"error": fields}, ensure_ascii=False)
+        return server_sent_event(json.dumps(chunk, ensure_ascii=False))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.drawing_schema import DrawingOptions
 from gateway.results import ImageSize, ObservationResult, TimingEntry, ToolCallResult, Usage
 
 
@@ -72,6 +73,7 @@ class AnswerOptions(BaseModel):
         default=None, ge=0, le=1, description="Drop detections below this probability. Unset: the tool's default."
     )
     max_detections: int | None = Field(default=None, ge=1, le=1000, description="Per tool call. Unset: 100.")
+    drawing: DrawingOptions = Field(default=DrawingOptions(), description="For tools that make images.")
 
 
 class ChatRequest(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.chat_schema import AnswerExtension, ChatMessage, ChatRequest, TextPart
 from gateway.images import ReceivedImage, receive_data_url
+from gateway.made_images import has_images, last_image
 from gateway.results import observation_message
 from superlink.errors import invalid_argument
 from superlink.profile import Profile
@@ -28,7 +29,7 @@ class Question:
     """A chat request, checked and translated."""
 
     request: orchestrator_pb2.AnswerRequest
-    # The image that tools look at: the last one of the latest user message that has one.
+    # The image that tools look at: the last one of all.
     image: ReceivedImage | None
 
 
@@ -41,9 +42,18 @@ def translate(chat: ChatRequest, uploads: Sequence[ReceivedImage], profile: Prof
     _check_text(chat.messages, profile.gateway.max_prompt_characters)
     messages: list[mllm_pb2.Message] = []
     images: list[ReceivedImage] = []
+    # Of the images that tools made only the last one is sent on: it is what later turns are about, and a conversation
+    # about one picture must not end at the limit of images.
+    makers = [message for message in chat.messages if message.role == "assistant" and has_images(message)]
+    last_maker = makers[-1] if makers else None
     for message in chat.messages:
-        given = list(uploads) if message is chat.messages[-1] else []
-        parts, found = _user_parts(message, given, profile) if message.role != "assistant" else (_replay(message), [])
+        if message.role == "assistant":
+            parts = _replay(message)
+            found = [last_image(message, profile.images)] if message is last_maker else []
+            parts += [mllm_pb2.Part(image=image.message) for image in found]
+        else:
+            given = list(uploads) if message is chat.messages[-1] else []
+            parts, found = _user_parts(message, given, profile)
         images += found
         messages.append(mllm_pb2.Message(role=_ROLES[message.role], parts=parts))
     if len(images) > profile.mllm.max_images:
@@ -60,6 +70,7 @@ def translate(chat: ChatRequest, uploads: Sequence[ReceivedImage], profile: Prof
         detection=decoder_pb2.DetectionOptions(
             score_threshold=options.score_threshold, max_detections=options.max_detections
         ),
+        diffusion=options.drawing.to_message(),
     )
     return Question(request, images[-1] if images else None)
 

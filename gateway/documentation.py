@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.chat_schema import ChatCompletionChunk, ChatRequest
 from gateway.detect_schema import DetectOptions, DetectRequest, SegmentOptions, SegmentRequest
+from gateway.drawing_schema import CompletedImage, DrawingProgress, EditRequest, GenerationOptions, GenerationRequest
 from gateway.problems import Problem
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -22,6 +23,11 @@ _EXTRA_MODELS: tuple[type[BaseModel], ...] = (
     DetectRequest,
     SegmentOptions,
     SegmentRequest,
+    GenerationOptions,
+    GenerationRequest,
+    EditRequest,
+    DrawingProgress,
+    CompletedImage,
     Problem,
 )
 
@@ -31,6 +37,7 @@ _PROBLEMS = {
     413: "The body or the image is too large.",
     415: "Not a JPEG, PNG or WebP file.",
     429: "A queue is full; try again after the given time.",
+    501: "No such tool is deployed.",
     503: "A service is not reachable or not ready.",
     504: "The request ran out of time.",
 }
@@ -50,6 +57,8 @@ _CHAT_EXAMPLE = {
 }
 _DETECT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "score_threshold": 0.3}
 _SEGMENT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "semantic": False}
+_GENERATION_EXAMPLE = {"prompt": "a cat beside a tree", "n": 1, "superlink": {"seed": 3}}
+_EDIT_EXAMPLE = {"image": _IMAGE_URL, "prompt": "make the dog blue"}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -100,6 +109,34 @@ def detect_documentation() -> dict[str, Any]:
 def segment_documentation() -> dict[str, Any]:
     """Keyword arguments of the segmentation route."""
     return _fast_path(SegmentOptions, SegmentRequest, _SEGMENT_EXAMPLE)
+
+
+def generation_documentation() -> dict[str, Any]:
+    """Keyword arguments of the drawing route."""
+    content = {"application/json": {"schema": _reference(GenerationRequest), "example": _GENERATION_EXAMPLE}}
+    return {"responses": _drawing_responses(), "openapi_extra": _body(content)}
+
+
+def edit_documentation() -> dict[str, Any]:
+    """Keyword arguments of the editing route."""
+    file = {"type": "string", "format": "binary"}
+    files = {"type": "object", "required": ["image"], "properties": {"image": file, "mask": file}}
+    content = {
+        "application/json": {"schema": _reference(EditRequest), "example": _EDIT_EXAMPLE},
+        "multipart/form-data": {"schema": {"allOf": [_reference(GenerationOptions), files]}},
+    }
+    return {"responses": _drawing_responses(), "openapi_extra": _body(content)}
+
+
+def _drawing_responses() -> dict[int | str, dict[str, Any]]:
+    events = {"oneOf": [_reference(DrawingProgress), _reference(CompletedImage)]}
+    return {
+        **problem_responses(*_PROBLEMS),
+        200: {
+            "description": "The images; with `stream: true` as server-sent events, ended by `data: [DONE]`.",
+            "content": {"text/event-stream": {"schema": events}},
+        },
+    }
 
 
 def _fast_path(options: type[BaseModel], body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,19 @@ class OrchestratorClient:
         finally:
             call.cancel()
 
+    async def draw(
+        self, request: orchestrator_pb2.DrawRequest, timeout_s: float
+    ) -> AsyncGenerator[orchestrator_pb2.DrawEvent, None]:
+        """Progress and then the images; closing the generator cancels the call."""
+        call = self._stub.Draw(request, timeout=timeout_s, metadata=request_metadata(request.request_id))
+        try:
+            async for event in call:
+                yield event
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "orchestrator") from error
+        finally:
+            call.cancel()
+
     async def detect(
         self, request: orchestrator_pb2.DetectRequest, timeout_s: float
     ) -> orchestrator_pb2.DetectResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -42,6 +43,15 @@ class DetectionResult(BaseModel):
     )
 
 
+class GeneratedImageResult(BaseModel):
+    """An image that a tool made."""
+
+    b64_json: str = Field(description="PNG file bytes in base64.")
+    width: int
+    height: int
+    seed: int = Field(description="Makes this image again, with one image asked for and all other options the same.")
+
+
 class PhraseResult(BaseModel):
     """What a tool found for one phrase of the answer."""
 
@@ -52,6 +62,16 @@ class PhraseResult(BaseModel):
     found: bool | None = Field(default=None, description="Whether it is in the image at all; absent until known.")
     score: float | None = Field(default=None, description="Calibrated probability of the best candidate.")
     detections: list[DetectionResult] = []
+    images: list[GeneratedImageResult] = Field(
+        default=[], exclude_if=lambda images: not images, description="From tools that make images."
+    )
+
+
+class ProgressResult(BaseModel):
+    """How far a running tool is."""
+
+    done: int
+    total: int
 
 
 class TimingEntry(BaseModel):
@@ -69,6 +89,9 @@ class ToolCallResult(BaseModel):
     tool: str = Field(description="The decoder's name; empty when no tool serves the route.", examples=["detection"])
     status: Literal["running", "completed", "failed"]
     phrases: list[PhraseResult]
+    progress: ProgressResult | None = Field(
+        default=None, exclude_if=lambda progress: progress is None, description="While a slow tool is running."
+    )
     error: Problem | None = None
     timings: list[TimingEntry] = []
 
@@ -135,6 +158,12 @@ def detection_of(detection: types_pb2.Detection) -> DetectionResult:
         if detection.HasField("mask")
         else None,
     )
+
+
+def generated_image_of(image: types_pb2.GeneratedImage) -> GeneratedImageResult:
+    """The REST form of ``image``."""
+    encoded = base64.b64encode(image.encoded).decode("ascii")
+    return GeneratedImageResult(b64_json=encoded, width=image.width, height=image.height, seed=image.seed)
 
 
 def timings_of(timings: Iterable[types_pb2.Timing]) -> list[TimingEntry]:

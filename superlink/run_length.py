@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 _FIRST_CHARACTER = 48
 _MORE = 0x20
 _NEGATIVE = 0x10
+_RUN = re.compile(b"\x00+|\xff+")
 
 
 def decode_mask(size: Sequence[int], counts: str) -> Image.Image:
@@ -24,6 +26,28 @@ def decode_mask(size: Sequence[int], counts: str) -> Image.Image:
     columns = b"".join((b"\xff" if number % 2 else b"\x00") * run for number, run in enumerate(runs))
     # The runs go down the columns, so that they read as an image that lies on its side.
     return Image.frombytes("L", (height, width), columns).transpose(Image.Transpose.TRANSPOSE)
+
+
+def encode_mask(mask: Image.Image) -> str:
+    """The counts of ``mask``, an image of mode "L" that holds nothing but 0 and 255; the inverse of ``decode_mask``."""
+    columns = mask.transpose(Image.Transpose.TRANSPOSE).tobytes()
+    runs = [len(run) for run in _RUN.findall(columns)]
+    if columns.startswith(b"\xff"):
+        runs.insert(0, 0)
+    numbers = [run - runs[place - 2] if place > 2 else run for place, run in enumerate(runs)]
+    return "".join(_characters(number) for number in numbers)
+
+
+def _characters(number: int) -> str:
+    """A number in as many characters as it takes, the lowest five bits first."""
+    characters = ""
+    while True:
+        bits = number & (_MORE - 1)
+        number >>= 5
+        # What is left repeats the sign that the last bits show.
+        if number == (-1 if bits & _NEGATIVE else 0):
+            return characters + chr(bits + _FIRST_CHARACTER)
+        characters += chr((bits | _MORE) + _FIRST_CHARACTER)
 
 
 def _runs(counts: str) -> list[int]:

@@ -140,6 +140,7 @@ async def test_probes_say_alive_and_ready(gateway: LiveGateway) -> None:
         "mllm",
         "detection",
         "segmentation",
+        "diffusion",
     ]
 
 
@@ -158,6 +159,7 @@ async def test_readiness_names_the_service_that_is_away(gateway: LiveGateway) ->
         "mllm": True,
         "detection": False,
         "segmentation": True,
+        "diffusion": True,
     }
     assert (await gateway.http.get("/healthz")).status_code == 200
 
@@ -175,7 +177,7 @@ async def test_readiness_without_an_orchestrator(gateway: LiveGateway) -> None:
 async def test_models_tell_what_the_deployment_can_do(gateway: LiveGateway) -> None:
     [model] = (await gateway.http.get("/v1/models")).json()["data"]
     assert (model["id"], model["object"]) == ("superlink-scripted", "model")
-    assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "segmentation"]
+    assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "segmentation", "diffusion"]
     assert (await gateway.http.get("/v1/models/superlink-scripted")).json() == model
     assert (await gateway.http.get("/v1/models/other")).status_code == 404
 
@@ -196,6 +198,8 @@ async def test_the_openapi_document_is_complete(gateway: LiveGateway) -> None:
         "/v1/chat/completions",
         "/v1/detect",
         "/v1/segment",
+        "/v1/images/generations",
+        "/v1/images/edits",
         "/v1/models",
         "/v1/models/{model}",
         "/livez",
