@@ -212,7 +212,9 @@ class _Drawing:
                     type=self._completed_type,
                     created_at=self._created,
                     size=f"{image.width}x{image.height}",
+                    model=response.model,
                     usage=response.usage,
+                    timings=response.timings,
                     **image.model_dump(),
                 )
             )

@@ -123,6 +123,8 @@ class CompletedImage(GeneratedImageResult):
 
     type: Literal["image_generation.completed", "image_edit.completed"]
     created_at: int
+    model: str
     output_format: Literal["png"] = "png"
     size: str
     usage: ImagesUsage
+    timings: list[TimingEntry]

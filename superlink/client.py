@@ -8,6 +8,7 @@
         print(client.chat("scene.png", "How many dogs are there?").text)
         for found in client.detect("scene.png", ["dog", "cat"]).detections:
             print(found.phrase, found.score, found.box)
+        client.generate("a cat beside a tree", seed=3).save("cat.png")
 
 Everything that can go wrong is a ``SuperlinkError`` with ``code``, ``message``, ``service`` and ``request_id``.
 """
@@ -17,12 +18,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 
 import httpx
 
+from superlink.drawing_calls import DrawingAssembler, DrawingOptions, drawing_of, edit_call, generate_call
 from superlink.images import ImageInput
 from superlink.rest import (
     RETRIED_STATUSES,
@@ -42,7 +45,7 @@ from superlink.rest import (
     request_id_of,
     retry_delay_s,
 )
-from superlink.results import Answer, AnswerEvent, DetectionAnswer, Readiness
+from superlink.results import Answer, AnswerEvent, DetectionAnswer, DrawingAnswer, Readiness
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 URL_VARIABLE = "SUPERLINK_URL"
@@ -50,6 +53,17 @@ DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_RETRIES = 3
 # For the gateway's own "out of time" to arrive.
 TIMEOUT_MARGIN_S = 2.0
+
+
+OnProgress = Callable[[int, int], None]
+Event = TypeVar("Event", covariant=True)
+
+
+class Assembler(Protocol[Event]):
+    """Turns the bytes of an event stream into events."""
+
+    def feed(self, received: bytes) -> Iterator[Event]:
+        """Take more of the stream, cut anywhere."""
 
 
 class _Settings:
@@ -70,6 +84,10 @@ class _Settings:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return GatewayTimeout(self.timeout_s)
         return GatewayUnreachable(self.url, str(error) or type(error).__name__)
+
+    def cut_off(self) -> GatewayUnreachable:
+        """A stream that ended before it was complete."""
+        return GatewayUnreachable(self.url, "the connection closed before the answer was complete")
 
 
 def _keywords(call: Call) -> dict[str, Any]:
@@ -154,7 +172,7 @@ class Client:
         ``Finished`` with the whole answer. A tool that fails is an entry of ``Answer.errors``, not an exception.
         """
         call = chat_call(image, prompt, stream=stream, timeout_s=self._settings.timeout_s, options=options)
-        return self._stream(call) if stream else answer_of(self._send(call))
+        return self._stream(call, AnswerAssembler) if stream else answer_of(self._send(call))
 
     def detect(
         self,
@@ -180,6 +198,28 @@ class Client:
         call = find_call("/v1/segment", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
         return detections_of(self._send(call))
 
+    def generate(
+        self, prompt: str, *, on_progress: OnProgress | None = None, **options: Unpack[DrawingOptions]
+    ) -> DrawingAnswer:
+        """Draw what ``prompt`` says. ``on_progress`` is called with the steps that are done and their number."""
+        stream = on_progress is not None
+        call = generate_call(prompt, stream=stream, timeout_s=self._settings.timeout_s, options=options)
+        return self._draw(call, on_progress)
+
+    def edit(
+        self,
+        image: ImageInput,
+        prompt: str,
+        *,
+        mask: ImageInput | None = None,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[DrawingOptions],
+    ) -> DrawingAnswer:
+        """Change in ``image`` what ``prompt`` says; what is transparent in ``mask`` is what it is about."""
+        stream = on_progress is not None
+        call = edit_call(image, prompt, mask, stream=stream, timeout_s=self._settings.timeout_s, options=options)
+        return self._draw(call, on_progress)
+
     def ready(self) -> Readiness:
         """Whether the gateway and every service behind it is ready. Raises GatewayUnreachable."""
         try:
@@ -193,13 +233,22 @@ class Client:
             raise problem_of(response)
         return response
 
-    def _stream(self, call: Call) -> Iterator[AnswerEvent]:
+    def _draw(self, call: Call, on_progress: OnProgress | None) -> DrawingAnswer:
+        if on_progress is None:
+            return drawing_of(self._send(call))
+        for event in self._stream(call, DrawingAssembler):
+            if isinstance(event, DrawingAnswer):
+                return event
+            on_progress(event.done, event.total)
+        raise self._settings.cut_off()
+
+    def _stream(self, call: Call, make_assembler: Callable[[str], Assembler[Event]]) -> Iterator[Event]:
         response = self._open(call, stream=True)
         try:
             if not response.is_success:
                 response.read()
                 raise problem_of(response)
-            assembler = AnswerAssembler(request_id_of(response))
+            assembler = make_assembler(request_id_of(response))
             for received in response.iter_bytes():
                 yield from assembler.feed(received)
         except httpx.HTTPError as error:
@@ -275,19 +324,9 @@ class AsyncClient:
     ) -> AsyncIterator[AnswerEvent]:
         """As ``Client.chat(stream=True)``: ``async for event in client.stream(image, prompt)``."""
         call = chat_call(image, prompt, stream=True, timeout_s=self._settings.timeout_s, options=options)
-        response = await self._open(call, stream=True)
-        try:
-            if not response.is_success:
-                await response.aread()
-                raise problem_of(response)
-            assembler = AnswerAssembler(request_id_of(response))
-            async for received in response.aiter_bytes():
-                for event in assembler.feed(received):
-                    yield event
-        except httpx.HTTPError as error:
-            raise self._settings.failure(error) from error
-        finally:
-            await response.aclose()
+        async with aclosing(self._stream(call, AnswerAssembler)) as events:
+            async for event in events:
+                yield event
 
     async def detect(
         self,
@@ -313,6 +352,28 @@ class AsyncClient:
         call = find_call("/v1/segment", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
         return detections_of(await self._send(call))
 
+    async def generate(
+        self, prompt: str, *, on_progress: OnProgress | None = None, **options: Unpack[DrawingOptions]
+    ) -> DrawingAnswer:
+        """As ``Client.generate``."""
+        stream = on_progress is not None
+        call = generate_call(prompt, stream=stream, timeout_s=self._settings.timeout_s, options=options)
+        return await self._draw(call, on_progress)
+
+    async def edit(
+        self,
+        image: ImageInput,
+        prompt: str,
+        *,
+        mask: ImageInput | None = None,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[DrawingOptions],
+    ) -> DrawingAnswer:
+        """As ``Client.edit``."""
+        stream = on_progress is not None
+        call = edit_call(image, prompt, mask, stream=stream, timeout_s=self._settings.timeout_s, options=options)
+        return await self._draw(call, on_progress)
+
     async def ready(self) -> Readiness:
         """As ``Client.ready``."""
         try:
@@ -325,6 +386,33 @@ class AsyncClient:
         if not response.is_success:
             raise problem_of(response)
         return response
+
+    async def _draw(self, call: Call, on_progress: OnProgress | None) -> DrawingAnswer:
+        if on_progress is None:
+            return drawing_of(await self._send(call))
+        async with aclosing(self._stream(call, DrawingAssembler)) as events:
+            async for event in events:
+                if isinstance(event, DrawingAnswer):
+                    return event
+                on_progress(event.done, event.total)
+        raise self._settings.cut_off()
+
+    async def _stream(
+        self, call: Call, make_assembler: Callable[[str], Assembler[Event]]
+    ) -> AsyncGenerator[Event, None]:
+        response = await self._open(call, stream=True)
+        try:
+            if not response.is_success:
+                await response.aread()
+                raise problem_of(response)
+            assembler = make_assembler(request_id_of(response))
+            async for received in response.aiter_bytes():
+                for event in assembler.feed(received):
+                    yield event
+        except httpx.HTTPError as error:
+            raise self._settings.failure(error) from error
+        finally:
+            await response.aclose()
 
     async def _open(self, call: Call, stream: bool) -> httpx.Response:
         deadline = time.monotonic() + self._settings.timeout_s

@@ -38,7 +38,7 @@ TIMEOUT_HEADER = "x-request-timeout-s"
 # These say "not now", and when to try again.
 RETRIED_STATUSES = frozenset({429, 503})
 # Options of a chat request that stand in the extension field.
-TOOL_OPTIONS = ("max_rounds", "score_threshold", "max_detections")
+TOOL_OPTIONS = ("max_rounds", "score_threshold", "max_detections", "drawing")
 FIRST_RETRY_DELAY_S = 0.5
 LONGEST_RETRY_DELAY_S = 10.0
 
@@ -127,6 +127,8 @@ class ChatOptions(TypedDict, total=False):
     # Detections below this probability are dropped.
     score_threshold: float | None
     max_detections: int | None
+    # For tools that make images: seed, steps, guidance, image_guidance.
+    drawing: Mapping[str, int | float] | None
     # The id under which every process logs the request; made by the gateway when left out.
     request_id: str | None
 
@@ -163,7 +165,7 @@ def chat_call(
     content.append({"type": "text", "text": prompt})
     given = {name: value for name, value in options.items() if value is not None}
     history = given.pop("history", ())
-    headers = _headers(timeout_s, given.pop("request_id", None))
+    headers = call_headers(timeout_s, given.pop("request_id", None))
     extension = {name: given.pop(name) for name in TOOL_OPTIONS if name in given}
     body: dict[str, Any] = {"messages": [*history, {"role": "user", "content": content}], **given}  # type: ignore[misc]
     if extension:
@@ -192,7 +194,7 @@ def find_call(
         raise ValueError("Give either categories or phrase.")
     encoded = encode_image(image)
     given = {name: str(value) for name, value in options.items() if value is not None}
-    headers = _headers(timeout_s, given.pop("request_id", None))
+    headers = call_headers(timeout_s, given.pop("request_id", None))
     wanted = {"categories": list(categories)} if categories is not None else {"phrase": phrase}
     file = ("image", encoded.content, encoded.media_type)
     return Call("POST", path, headers, form={**given, **wanted}, files={"image": file})
@@ -227,6 +229,11 @@ def problem_of(response: httpx.Response) -> RequestFailed:
     if not problem.request_id:
         problem = problem.model_copy(update={"request_id": request_id_of(response)})
     return RequestFailed(problem)
+
+
+def failure_of_event(event: Mapping[str, Any]) -> RequestFailed:
+    """An event of a stream that holds an ``error`` as an exception."""
+    return RequestFailed(Problem.model_validate({"detail": event["error"].get("message", ""), **event["error"]}))
 
 
 def request_id_of(response: httpx.Response) -> str:
@@ -283,7 +290,7 @@ class AnswerAssembler:
             return [Finished(self.answer())]
         chunk = json.loads(data)
         if "error" in chunk:
-            raise RequestFailed(Problem.model_validate({"detail": chunk["error"].get("message", ""), **chunk["error"]}))
+            raise failure_of_event(chunk)
         self._fields["model"] = chunk.get("model", "")
         if chunk.get("usage"):
             self._fields["usage"] = chunk["usage"]
@@ -314,7 +321,7 @@ class AnswerAssembler:
         return events
 
 
-def _headers(timeout_s: float, request_id: Any) -> dict[str, str]:
+def call_headers(timeout_s: float, request_id: Any) -> dict[str, str]:
     """The deadline for the gateway and, where the caller has one, the request id."""
     identity = {REQUEST_ID_HEADER: str(request_id)} if request_id else {}
     return {TIMEOUT_HEADER: f"{timeout_s:g}", **identity}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from PIL import Image
@@ -72,6 +76,31 @@ class CategoryObject(FoundObject):
     category: str
 
 
+class GeneratedImage(Result):
+    """An image that a tool made."""
+
+    # PNG file bytes in base64.
+    b64_json: str = Field(repr=False)
+    width: int
+    height: int
+    # Makes this image again, with one image asked for and all other options the same.
+    seed: int
+
+    @property
+    def content(self) -> bytes:
+        """PNG file bytes."""
+        return base64.b64decode(self.b64_json)
+
+    @property
+    def image(self) -> Image.Image:
+        """The image as Pillow has it."""
+        return Image.open(io.BytesIO(self.content))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a PNG file."""
+        Path(path).write_bytes(self.content)
+
+
 class PhraseResult(Result):
     """What a tool found for one phrase."""
 
@@ -84,6 +113,8 @@ class PhraseResult(Result):
     # Calibrated probability of the best candidate.
     score: float | None = None
     objects: tuple[FoundObject, ...] = Field(default=(), alias="detections")
+    # From tools that make images.
+    images: tuple[GeneratedImage, ...] = ()
 
     @property
     def detections(self) -> tuple[Detection, ...]:
@@ -114,6 +145,13 @@ class Timing(Result):
     milliseconds: float
 
 
+class Progress(Result):
+    """How far a running tool is."""
+
+    done: int
+    total: int
+
+
 class ToolCall(Result):
     """One call of a tool within an answer."""
 
@@ -121,6 +159,8 @@ class ToolCall(Result):
     tool: str
     status: Literal["running", "completed", "failed"]
     phrases: tuple[PhraseResult, ...] = ()
+    # Of slow tools, while they run.
+    progress: Progress | None = None
     error: Problem | None = None
     timings: tuple[Timing, ...] = ()
 
@@ -201,6 +241,11 @@ class Answer(Result):
         return tuple(_each(self.phrases))
 
     @property
+    def images(self) -> tuple[GeneratedImage, ...]:
+        """Every image that tools made, in the order of the text."""
+        return tuple(image for phrase in self.phrases for image in phrase.images)
+
+    @property
     def errors(self) -> tuple[Problem, ...]:
         """Why tool calls failed; the text stands without them."""
         return tuple(call.error for call in self.tool_calls if call.error is not None)
@@ -234,6 +279,24 @@ class DetectionAnswer(Result):
             Detection(phrase=found.category, box=_corners(found.bbox), score=found.score, mask=found.segmentation)
             for found in self.objects
         )
+
+
+class DrawingAnswer(Result):
+    """The images that were drawn, or what became of an edited one."""
+
+    images: tuple[GeneratedImage, ...] = Field(default=(), alias="data")
+    model: str = ""
+    timings: tuple[Timing, ...] = ()
+    request_id: str = ""
+
+    @property
+    def image(self) -> Image.Image:
+        """The first image as Pillow has it."""
+        return self.images[0].image
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the first image as a PNG file."""
+        self.images[0].save(path)
 
 
 class ServiceState(Result):

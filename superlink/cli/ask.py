@@ -17,12 +17,14 @@ from superlink.cli.console import fail, notes, output
 from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, UrlOption, gateway_url, read_profile
 from superlink.cli.up import stack_for_one_call
 from superlink.client import Client
+from superlink.composition import side_by_side
 from superlink.drawing import FONT_VARIABLE, annotate
 from superlink.results import (
     Answer,
     Detection,
     DetectionAnswer,
     Finished,
+    GeneratedImage,
     ObservationRead,
     PhraseResult,
     TextDelta,
@@ -40,7 +42,7 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Second
 
 
 def ask(
-    image: ImageArgument,
+    image_file: ImageArgument,
     prompt: Annotated[str, typer.Argument(help="What you want to know, in English or Chinese.", show_default=False)],
     url: UrlOption = None,
     start: StartOption = False,
@@ -50,6 +52,7 @@ def ask(
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=0, max=8, help="How often the model may read results and go on.")
     ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of images that the answer draws or edits.")] = None,
     timings: Annotated[bool, typer.Option("--timings", help="Also print where the time went.")] = False,
     timeout_s: TimeoutOption = 60.0,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -57,12 +60,22 @@ def ask(
 ) -> None:
     """Ask about an image: prints the answer as it is written, then what the tools found for it.
 
+    Where the answer draws or edits, --out writes one picture: the annotated image, and beside it what was made.
+
     Example: superlink ask scene.png "How many dogs are there?" --out annotated.png
     """
-    content = _read(image)
-    with _gateway(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+    content = read_image(image_file)
+    with gateway_address(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
         answer = None
-        for event in client.chat(content, prompt, stream=True, score_threshold=threshold, max_rounds=rounds):
+        events = client.chat(
+            content,
+            prompt,
+            stream=True,
+            score_threshold=threshold,
+            max_rounds=rounds,
+            drawing=None if seed is None else {"seed": seed},
+        )
+        for event in events:
             match event:
                 case TextDelta(text):
                     output.print(text, end="", markup=False, highlight=False)
@@ -75,13 +88,17 @@ def ask(
     if answer is None:
         fail("The gateway closed the connection before the answer was complete. Its log says why.")
     _print_phrases(answer.phrases)
+    for phrase in answer.phrases:
+        for image in phrase.images:
+            what = f"{escape(phrase.phrase)}: an image of {image.width} x {image.height} pixels, seed {image.seed}"
+            output.print(what, highlight=False)
     for error in answer.errors:
         notes.print(f"[bold red]{escape(error.service)} failed:[/] {escape(error.detail)}")
     if answer.finish_reason == "length":
         notes.print("[yellow]The answer was cut off at the limit of its length or rounds.[/]")
     if timings:
         print_timings(answer.timings)
-    _save(content, answer.detections, out)
+    _save(content, answer.detections, out, answer.images)
     _save_json(answer, json_file)
 
 
@@ -104,8 +121,8 @@ def detect(
 
     Example: superlink detect scene.png dog cat "red apple" --out annotated.png
     """
-    content = _read(image)
-    with _gateway(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+    content = read_image(image)
+    with gateway_address(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
         found = client.detect(content, categories, score_threshold=threshold)
     _report(content, found, timings, out, json_file)
 
@@ -132,8 +149,8 @@ def segment(
 
     Example: superlink segment scene.png dog cat --out masks.png
     """
-    content = _read(image)
-    with _gateway(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+    content = read_image(image)
+    with gateway_address(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
         found = client.segment(content, categories, score_threshold=threshold, semantic=semantic or None)
     _report(content, found, timings, out, json_file)
 
@@ -147,7 +164,7 @@ def _report(content: bytes, found: DetectionAnswer, timings: bool, out: Path | N
         print_timings(found.timings)
     _save(content, found.detections, out)
     if json_file is not None:
-        _write(json_file, found.model_dump_json(indent=2, by_alias=True).encode())
+        write_file(json_file, found.model_dump_json(indent=2, by_alias=True).encode())
 
 
 def print_timings(timings: Sequence[Timing]) -> None:
@@ -159,7 +176,7 @@ def print_timings(timings: Sequence[Timing]) -> None:
 
 
 @contextmanager
-def _gateway(profile: str, settings: list[str] | None, url: str | None, start: bool) -> Iterator[str]:
+def gateway_address(profile: str, settings: list[str] | None, url: str | None, start: bool) -> Iterator[str]:
     """The address of the gateway to ask; with ``--start`` one that lives as long as the block."""
     chosen = read_profile(profile, settings)
     if not start:
@@ -171,7 +188,8 @@ def _gateway(profile: str, settings: list[str] | None, url: str | None, start: b
         yield address
 
 
-def _read(image: Path) -> bytes:
+def read_image(image: Path) -> bytes:
+    """The file's bytes; a file that cannot be read ends the command."""
     try:
         return image.read_bytes()
     except OSError as error:
@@ -195,7 +213,9 @@ def _print_detections(detections: Sequence[Detection]) -> None:
     output.print(table)
 
 
-def _save(content: bytes, detections: Sequence[Detection], out: Path | None) -> None:
+def _save(
+    content: bytes, detections: Sequence[Detection], out: Path | None, made: Sequence[GeneratedImage] = ()
+) -> None:
     if out is None:
         return
     try:
@@ -204,8 +224,8 @@ def _save(content: bytes, detections: Sequence[Detection], out: Path | None) -> 
     except (UnidentifiedImageError, OSError) as error:
         fail(f"The image cannot be drawn on: {error}")
     buffer = io.BytesIO()
-    annotation.image.save(buffer, format="PNG")
-    _write(out, buffer.getvalue())
+    side_by_side([annotation.image, *(each.image for each in made)]).save(buffer, format="PNG")
+    write_file(out, buffer.getvalue())
     if annotation.legend:
         meaning = ", ".join(f"#{number} {phrase}" for number, phrase in annotation.legend.items())
         notes.print(f"No font here has these characters, so the picture shows numbers: {escape(meaning)}.")
@@ -214,10 +234,11 @@ def _save(content: bytes, detections: Sequence[Detection], out: Path | None) -> 
 
 def _save_json(answer: Answer, json_file: Path | None) -> None:
     if json_file is not None:
-        _write(json_file, answer.model_dump_json(indent=2, by_alias=True).encode())
+        write_file(json_file, answer.model_dump_json(indent=2, by_alias=True).encode())
 
 
-def _write(file: Path, content: bytes) -> None:
+def write_file(file: Path, content: bytes) -> None:
+    """Write ``content`` and say so; missing folders are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
     notes.print(f"wrote {file}", highlight=False)

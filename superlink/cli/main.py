@@ -11,6 +11,7 @@ from rich.markup import escape
 from superlink.cli.ask import ask, detect, segment
 from superlink.cli.console import notes
 from superlink.cli.doctor import doctor
+from superlink.cli.generate import edit, generate
 from superlink.cli.rooms import add_room_commands, missing_extra_message, room_commands
 from superlink.cli.up import status, up
 from superlink.configuration import ConfigurationError
@@ -23,6 +24,8 @@ OWN_COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask,
     "detect": detect,
     "segment": segment,
+    "generate": generate,
+    "edit": edit,
     "doctor": doctor,
 }
 CONFIGURATION_EXIT_CODE = 2
