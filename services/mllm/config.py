@@ -45,6 +45,11 @@ class LanguageSize(Section):
 DEFAULT_ROUTES = (
     Route(token="[DET]", decoder="detection"),  # noqa: S106
     Route(token="[SEG]", decoder="segmentation"),  # noqa: S106
+    Route(token="[POSE_OBJECT]", decoder="pose"),  # noqa: S106
+    Route(token="[POSE]", decoder="pose"),  # noqa: S106
+    # As many as the tiny world's pictures have things to say; the published models have 64.
+    Route(token="[GEN]", decoder="diffusion", queries=8, pooled=False),  # noqa: S106
+    Route(token="[EDIT]", decoder="diffusion", queries=8, pooled=False),  # noqa: S106
 )
 
 

@@ -42,7 +42,14 @@ CONTROL_TOKENS = (
 # Of models that take visual prompts.
 REGION_TOKENS = (REGION_START, REGION_END, REGION)
 
-DEFAULT_ROUTES: Mapping[str, int] = {"[DET]": 4, "[SEG]": 4}
+DEFAULT_ROUTES: Mapping[str, int] = {
+    "[DET]": 4,
+    "[SEG]": 4,
+    "[POSE_OBJECT]": 4,
+    "[POSE]": 4,
+    "[GEN]": 8,
+    "[EDIT]": 8,
+}
 
 # Spaces, digits and Han characters stand alone, so that a word has the same ids wherever it occurs ("dog" in a
 # question, after "<ref>", before a comma): a small model then copies a phrase token by token.

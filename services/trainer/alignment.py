@@ -1,14 +1,13 @@
-"""Aligns the links of plain category names with the rows of the detector's vocabulary.
+"""Aligns links with the rows of the vocabulary that their decoder was trained with.
 
-The detector learned to be asked in these rows. Matching losses alone are too weak and too noisy a signal for the MLLM
-to find them; telling every link which row it should be is a strong one. Cross-entropy alone is content with links that
-lie far out beyond their row, where the detector has never been asked; a squared error calls them back.
+A decoder learned to be asked in these rows. Its losses alone are too weak and too noisy a signal for the MLLM to find
+them; telling every link which row it should be is a strong one. Cross-entropy alone is content with links that lie far
+out beyond their row, where the decoder has never been asked; a squared error calls them back.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,57 +15,53 @@ from torch.nn import functional
 
 from services.mllm.model import Mllm
 from services.trainer.mllm_samples import LanguageBatch
-from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.segment_names import REGION_ROW
+from services.trainer.vocabularies import Vocabulary
 
 # Rows are about 16 apart; this variance makes a link that is halfway between two of them undecided.
 _VARIANCE = 8.0
-_NUMBERED = re.compile(r" [0-9]+$")
-_REGION_WORDS = ("region", "区域")
-_CATEGORY_OF_NAME = {
-    name: index
-    for index, category in enumerate(CATEGORIES)
-    for name in (category.english, category.english_plural, category.chinese)
-}
 
 
-def category_of(phrase: str) -> int:
-    """The category that a phrase names in English (singular or plural) or Chinese, or -1."""
-    return _CATEGORY_OF_NAME.get(phrase.lower(), -1)
+def alignment_term(
+    mllm: Mllm, parts: Sequence[LanguageBatch], states: Sequence[Tensor], vocabularies: Mapping[str, Vocabulary]
+) -> Tensor:
+    """The sum over decoders of the mean cross-entropy of links against their rows plus half the squared distance.
 
-
-def row_of(phrase: str) -> int:
-    """The row of the segmenter's vocabulary that a phrase stands for, or -1; categories come first in every vocabulary.
-
-    "region 1" and "区域 1" stand for whatever is marked, "dog 2" for a dog: which one, the segmenter is told apart.
+    The distance is a dimension's mean. For the cross-entropy a decoder's rows ``[rows, width]`` are Gaussians of one
+    variance. ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links that no row stands
+    for, such as referring expressions, have no say.
     """
-    words = _NUMBERED.sub("", phrase)
-    return REGION_ROW if words != phrase and words in _REGION_WORDS else category_of(words)
+    term = states[0].new_zeros(())
+    for decoder in sorted(mllm.link.heads.keys() & vocabularies.keys()):
+        vocabulary = vocabularies[decoder]
+        links, wanted = _known(mllm, parts, states, decoder, vocabulary)
+        if not wanted:
+            continue
+        target = torch.tensor(wanted, device=links.device)
+        distances = torch.cdist(links, vocabulary.rows).square()
+        own = distances.gather(1, target[:, None]).mean() / vocabulary.rows.shape[1]
+        term = term + functional.cross_entropy(-distances / (2 * _VARIANCE), target) + own / 2
+    return term
 
 
-def alignment_term(mllm: Mllm, parts: Sequence[LanguageBatch], states: Sequence[Tensor], vocabulary: Tensor) -> Tensor:
-    """Cross-entropy of every link against its row, and half the squared distance from it, a dimension.
-
-    For the cross-entropy the rows ``[rows, width]`` are Gaussians of one variance. All decoders whose links are
-    as wide share these rows.
-
-    ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links of anything but the
-    rows' names have no say. Zero when there are none.
-    """
-    decoders = {route.decoder for route in mllm.config.routes if route.pooled and route.width == vocabulary.shape[1]}
-    links, categories = [], []
+def _known(
+    mllm: Mllm,
+    parts: Sequence[LanguageBatch],
+    states: Sequence[Tensor],
+    decoder: str,
+    vocabulary: Vocabulary,
+) -> tuple[Tensor, list[int]]:
+    """The links to ``decoder`` that a row stands for, ``[links, width]``, and these rows."""
+    links, wanted = [], []
     for part, hidden in zip(parts, states, strict=True):
-        for decoder in sorted(decoders):
-            for row_links, row in zip(mllm.links(hidden, part.groups, decoder), part.groups, strict=True):
-                groups = [group for group in row if mllm.link.routes[group.route].decoder == decoder]
-                meant = [row_of(group.phrase) for group in groups]
-                known = [place for place, target in enumerate(meant) if 0 <= target < len(vocabulary)]
-                if known:
-                    links.append(row_links[known])
-                    categories.extend(meant[place] for place in known)
-    if not links:
-        return states[0].new_zeros(())
-    wanted = torch.tensor(categories, device=vocabulary.device)
-    distances = torch.cdist(torch.cat(links), vocabulary).square()
-    own = distances.gather(1, wanted[:, None]).mean() / vocabulary.shape[1]
-    return functional.cross_entropy(-distances / (2 * _VARIANCE), wanted) + own / 2
+        projected = mllm.links(hidden, part.groups, decoder)
+        for row_links, row, drawings in zip(projected, part.groups, part.drawings, strict=True):
+            groups = [group for group in row if mllm.link.routes[group.route].decoder == decoder]
+            if row_links.dim() == 3:  # A row a query: (groups, queries, width).
+                links.append(row_links.flatten(0, 1))
+                wanted.extend(row for drawing in drawings for row in drawing)
+                continue
+            rows = [vocabulary.row_of(group.phrase) for group in groups]
+            known = [place for place, row in enumerate(rows) if row >= 0]
+            links.append(row_links[known])
+            wanted.extend(rows[place] for place in known)
+    return torch.cat(links), wanted

@@ -1,7 +1,6 @@
 """Trains the MLLM alone on conversations about scenes: words, routing tokens and sight, without any decoder.
 
-Given a detector to start from, its links learn that detector's vocabulary as well; ``start_from.vocabulary`` names one
-that has rows for more than categories.
+Its links learn the vocabularies of the decoders that the recipe names.
 
 The tower and the image tokens are also supervised densely, since sparse answers teach a small tower next to nothing.
 """
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from services.detection.model import Detector
 from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
 from services.mllm.extension import load_with_routes
 from services.mllm.model import Mllm, MllmOutput, TowerOutput, language_loss
 from services.mllm.tokenizer import MllmTokenizer
-from services.runtime.weights import WEIGHTS_FILE, load_weights
+from services.runtime.weights import load_weights
 from services.trainer.alignment import alignment_term
 from services.trainer.dense_supervision import GROUND, DenseHead, category_map, word_term
 from services.trainer.distributed import mean_over_ranks
@@ -46,14 +44,22 @@ from services.trainer.scenes.conversations import TASK_WEIGHTS, draw_conversatio
 from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, save_parts
+from services.trainer.vocabularies import load_vocabularies
 
 _VOCABULARY = 2048
 _TOKENIZER_TEXTS = 30_000
 LANGUAGE_PARTS = 4
-# Most of what needs no sight was learned before; long lists are what is missing longest.
+# Lists and answers with several tools are what is learned last.
 _TASKS = TASK_WEIGHTS | {
-    "detect_several": 0.45,
-    "boxes_and_masks": 0.25,
+    "detect_several": 0.3,
+    "boxes_and_masks": 0.2,
+    "several_tools": 0.4,
+    "refer_back": 0.2,
+    "draw": 0.15,
+    "draw_fast": 0.12,
+    "edit": 0.15,
+    "edit_fast": 0.12,
+    "pose_places": 0.12,
     "open": 0.3,
     "caption": 0.12,
     "count_without_tools": 0.07,
@@ -90,11 +96,7 @@ class ChatStage(Stage):
         self.dense = start_dense_head(recipe, self.mllm)
         self.model = nn.ModuleDict({"mllm": self.mllm, "dense": self.dense})
         self.first_words = first_words(self.tokenizer)
-        self.vocabulary: Tensor | None = None
-        if "vocabulary" in recipe.start_from:
-            self.vocabulary = load_file(recipe.start_from["vocabulary"] / WEIGHTS_FILE)["vocabulary"]
-        elif "detector" in recipe.start_from:
-            self.vocabulary = Detector.load(recipe.start_from["detector"]).vocabulary.weight.detach()
+        self.vocabularies = load_vocabularies(recipe.vocabularies)
 
     def prepare(self, scene: Scene, seed: int) -> ChatSample:
         """Sample conversations about a scene."""
@@ -111,15 +113,13 @@ class ChatStage(Stage):
         tower = self.mllm.tower(batch.tiles.to(device))
         language, states = language_term(self.mllm, batch.language, tower)
         cells, words = batch.cells.to(device), self.first_words.to(device)
-        terms = {
+        vocabularies = {name: vocabulary.to(device) for name, vocabulary in self.vocabularies.items()}
+        return {
             "language": language,
+            "alignment": alignment_term(self.mllm, batch.language, states, vocabularies),
             "region": region_term(self.mllm, batch.language, tower, words),
             **sight_terms(self.mllm, self.dense, tower, cells, words),
         }
-        if self.vocabulary is not None:
-            rows = self.vocabulary.to(device)
-            terms["alignment"] = alignment_term(self.mllm, batch.language, states, rows)
-        return terms
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
         """See ``evaluate_words``."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from services.grounding.structures import GroundingTargets
 from services.mllm.conversation import RoutedPhrase, fast_path
 from services.runtime.decoder import pad_links
-from services.trainer.alignment import alignment_term, category_of
+from services.trainer.alignment import alignment_term
 from services.trainer.calibration import calibrate
 from services.trainer.chat_stage import (
     ChatBatch,
@@ -41,6 +41,7 @@ from services.trainer.scenes.conversations import TASK_WEIGHTS, draw_conversatio
 from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, make_composer, save_parts
+from services.trainer.vocabularies import Vocabulary, category_of, load_vocabularies
 
 # Tasks whose answers route phrases, and how often the detector's sample is taken from each.
 _GROUNDING_TASKS = {
@@ -97,6 +98,7 @@ class JointStage(Stage):
         self.detector, self.detector_dense = start_detector(recipe)
         # Links have learned these rows; they may not move.
         self.detector.vocabulary.requires_grad_(False)
+        self.vocabularies = load_vocabularies(recipe.vocabularies)
         self.route = recipe.detector.route
         self.model = nn.ModuleDict(
             {
@@ -143,7 +145,9 @@ class JointStage(Stage):
         device = rows.device
         tower = self.mllm.tower(batch.chat.tiles.to(device))
         words, states = language_term(self.mllm, batch.chat.language, tower)
-        aligned = alignment_term(self.mllm, batch.chat.language, states, rows)
+        vocabularies = {name: vocabulary.to(device) for name, vocabulary in self.vocabularies.items()}
+        vocabularies[self.recipe.detector.name] = Vocabulary(rows, category_of)
+        aligned = alignment_term(self.mllm, batch.chat.language, states, vocabularies)
         links = self._links(batch, states)
         padded, link_mask = pad_links(links)
         targets = share_targets(batch.targets, device)

@@ -42,6 +42,8 @@ class RenderedConversation:
     rendered: Rendered
     # Number of the scene in the batch whose features it takes, or -1 for none.
     image: int
+    # See ``Conversation``.
+    drawings: tuple[tuple[int, ...], ...] = ()
     # What is marked on that scene, and the category of each thing.
     regions: tuple[RegionView, ...] = ()
     marked: tuple[int, ...] = ()
@@ -70,7 +72,7 @@ def render_conversation(
     """
     shows_image = any(isinstance(part, ImagePart) for turn in conversation.turns for part in turn.parts)
     rendered = render(conversation.turns, tokenizer, [tokens_per_image] if shows_image else [], for_generation=False)
-    return RenderedConversation(conversation.task, rendered, image if shows_image else -1)
+    return RenderedConversation(conversation.task, rendered, image if shows_image else -1, conversation.drawings)
 
 
 def look_at_marks(
@@ -96,6 +98,7 @@ class LanguageBatch:
     # For every conversation the scene whose features it takes, or -1.
     images: tuple[int, ...]
     groups: tuple[tuple[RenderedGroup, ...], ...]
+    drawings: tuple[tuple[tuple[int, ...], ...], ...]
     tasks: tuple[str, ...]
     # Place of every conversation in the list that was split.
     order: tuple[int, ...]
@@ -144,6 +147,7 @@ def _pad(conversations: Sequence[RenderedConversation], order: tuple[int, ...], 
         labels=labels,
         images=tuple(conversation.image for conversation in conversations),
         groups=tuple(tuple(conversation.rendered.groups) for conversation in conversations),
+        drawings=tuple(conversation.drawings for conversation in conversations),
         tasks=tuple(conversation.task for conversation in conversations),
         order=order,
         regions=_stack_regions(conversations),

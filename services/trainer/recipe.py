@@ -78,6 +78,8 @@ class Recipe(Section):
     frozen: tuple[str, ...] = ()
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.
     start_from: dict[str, Path] = {}
+    # Folders of decoders whose vocabularies the MLLM's links learn: {"pose": "runs/pose/export"}.
+    vocabularies: dict[str, Path] = {}
 
 
 def load_recipe(path: Path) -> Recipe:

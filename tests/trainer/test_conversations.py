@@ -9,7 +9,6 @@ import pytest
 
 from services.mllm.conversation import ImagePart, Observation, RegionPart, RoutedPhrase, Text, Turn
 from services.runtime.regions import region_mask
-from services.trainer.alignment import row_of
 from services.trainer.scenes import templates
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.conversation import Conversation, TaskError, expected_phrases, routed_phrases
@@ -18,6 +17,7 @@ from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.referring import relation_target, superlative_target
 from services.trainer.scenes.scene import Scene, SceneObject
 from services.trainer.segment_names import REGION_ROW
+from services.trainer.vocabularies import segment_row
 
 BY_KEY = {category.key: category for category in CATEGORIES}
 LANGUAGES = ("en", "zh")
@@ -411,17 +411,4 @@ def test_marked_things_are_routed_by_their_numbers() -> None:
         for conversation in samples("segment_region", language):
             expected = tuple(f"{words} {number + 1}" for number in range(len(conversation.targets)))
             assert expected_phrases(conversation) == expected
-            assert {row_of(phrase) for phrase in expected} == {REGION_ROW}
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_what_was_reported_is_meant_by_its_number(language: str) -> None:
-    for conversation in samples("segment_earlier", language):
-        group = observation_of(conversation).groups[0]
-        words, number = expected_phrases(conversation)[-1].rsplit(" ", 1)
-        reported = group.objects[int(number) - 1]
-        x1, y1, _, _ = SCENE.objects[conversation.targets[-1][0]].box
-        assert words == group.phrase
-        assert row_of(f"{words} {number}") == row_of(words) >= 0
-        assert (reported.x1, reported.y1) == pytest.approx((x1 * 5, y1 * 10), abs=25)
-        assert not conversation.turns[1].learned
+            assert {segment_row(phrase) for phrase in expected} == {REGION_ROW}

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from services.detection.configuration import DetectorConfig
+from services.mllm.config import DEFAULT_ROUTES
 from services.mllm.model import Mllm
 from services.trainer import calibration
-from services.trainer.alignment import alignment_term, category_of
+from services.trainer.alignment import alignment_term
 from services.trainer.chat_stage import ChatStage, copy_stem, language_term
 from services.trainer.coco_figures import coco_average_precision
 from services.trainer.dense_supervision import GROUND, word_term
@@ -19,6 +20,7 @@ from services.trainer.recipe import Data, Recipe, Schedule
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.referring import members
+from services.trainer.vocabularies import Vocabulary, category_of
 from services.trainer.words_stage import WordsStage
 from superlink.configuration import ConfigurationError
 
@@ -120,7 +122,7 @@ def test_exported_folders_load_as_the_services_load_them(
     mllm, tokenizer = Mllm.load(tmp_path / "mllm")
 
     assert mllm.config.adapter_version == "tiny-1"
-    assert tokenizer.route_ids.keys() == {"[DET]", "[SEG]"}
+    assert tokenizer.route_ids.keys() == {route.token for route in DEFAULT_ROUTES}
     assert (tmp_path / "detection" / "model.safetensors").is_file()
 
 
@@ -230,11 +232,12 @@ def test_links_learn_the_rows_of_the_vocabulary(joint: JointStage, composer: Com
     optimiser = torch.optim.Adam(joint.mllm.link.parameters(), lr=1e-2)
     with torch.no_grad():
         tower = joint.mllm.tower(batch.chat.tiles)
+    vocabularies = {"detection": Vocabulary(joint.detector.vocabulary.weight, category_of)}
     losses = []
 
     for _ in range(8):
         _, states = language_term(joint.mllm, batch.chat.language, tower)
-        loss = alignment_term(joint.mllm, batch.chat.language, states, joint.detector.vocabulary.weight)
+        loss = alignment_term(joint.mllm, batch.chat.language, states, vocabularies)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -15,6 +15,11 @@ from services.trainer.scenes.wording import name, noun_for, pick_answer, plural,
 # The routing tokens of the tools that scenes are about.
 BOXES = "[DET]"
 MASKS = "[SEG]"
+# Of one tool: whose pose, and which keypoints.
+FIGURES = "[POSE_OBJECT]"
+KEYPOINTS = "[POSE]"
+IMAGES = "[GEN]"
+EDITS = "[EDIT]"
 
 
 def boxes_of(phrases: Sequence[str]) -> list[RoutedPhrase]:

@@ -31,6 +31,8 @@ class Conversation:
     turns: tuple[Turn, ...]
     # For every routed phrase in order, the indices of the scene's objects that it means; empty: absent.
     targets: tuple[tuple[int, ...], ...]
+    # For every phrase that is routed to be drawn, in order, the concepts that its queries say, see ``drawings``.
+    drawings: tuple[tuple[int, ...], ...] = ()
     # A finer kind where the task has several: "leftmost", "more", "which_more", "larger" ...
     kind: str = ""
     # The right answer by the scene, not by the observation: "3", "yes", "no", a phrase, "equal"; empty where none.

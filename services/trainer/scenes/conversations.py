@@ -31,9 +31,12 @@ from services.trainer.scenes.answers import (
 )
 from services.trainer.scenes.choosing import absent, maybe_present, several
 from services.trainer.scenes.conversation import Conversation, TaskError, exchange
-from services.trainer.scenes.earlier import segment_earlier
+from services.trainer.scenes.drawing_requests import draw, draw_fast, edit, edit_fast
 from services.trainer.scenes.marking import region_caption, region_name, region_question, segment_region
+from services.trainer.scenes.mixing import several_tools
+from services.trainer.scenes.posing import pose, pose_fast, pose_places
 from services.trainer.scenes.referring import choose_referring, leftmost_first, members
+from services.trainer.scenes.referring_back import refer_back
 from services.trainer.scenes.requests import request_one, request_referred, request_several
 from services.trainer.scenes.scene import Category, Scene, SceneObject
 from services.trainer.scenes.segmenting import boxes_and_masks, segment, segment_referred, segment_several
@@ -65,7 +68,15 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "region_caption": 0.06,
     "region_question": 0.07,
     "segment_region": 0.08,
-    "segment_earlier": 0.04,
+    "pose": 0.03,
+    "pose_places": 0.04,
+    "pose_fast": 0.03,
+    "draw": 0.06,
+    "draw_fast": 0.05,
+    "edit": 0.06,
+    "edit_fast": 0.05,
+    "several_tools": 0.1,
+    "refer_back": 0.06,
     "open": 0.08,
     "caption": 0.03,
     "follow_up": 0.06,
@@ -352,6 +363,15 @@ _MAKERS: dict[str, _Maker] = {
     "count": _count,
     "presence": _presence,
     "compare": _compare,
+    "pose": pose,
+    "pose_places": pose_places,
+    "pose_fast": pose_fast,
+    "draw": draw,
+    "draw_fast": draw_fast,
+    "edit": edit,
+    "edit_fast": edit_fast,
+    "several_tools": several_tools,
+    "refer_back": refer_back,
     "segment": segment,
     "segment_several": segment_several,
     "segment_referred": segment_referred,
@@ -360,7 +380,6 @@ _MAKERS: dict[str, _Maker] = {
     "region_caption": region_caption,
     "region_question": region_question,
     "segment_region": segment_region,
-    "segment_earlier": segment_earlier,
     "open": _open,
     "caption": _caption,
     "follow_up": _follow_up,

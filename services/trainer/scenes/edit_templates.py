@@ -96,6 +96,28 @@ INSTRUCTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "能加{a}吗？",
         ),
     },
+    "named_ground": {
+        "en": (
+            "Put it on {ground}.",
+            "Change the ground to {ground}.",
+            "Change the background to {ground}.",
+            "Put {ground} behind everything.",
+            "Use {ground} as the background.",
+            "Set the scene on {ground}.",
+            "I want {ground} in the background.",
+            "Can you put it on {ground}?",
+        ),
+        "zh": (
+            "把背景换成{ground}。",
+            "把地面变成{ground}。",
+            "背景改为{ground}。",
+            "用{ground}做背景。",
+            "放在{ground}上。",
+            "换一个{ground}背景。",
+            "我想要{ground}的背景。",
+            "能把背景换成{ground}吗？",
+        ),
+    },
     "ground": {
         "en": (
             "Make the background {colour}.",

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+
+@dataclass(frozen=True)
+class NamedGround:
+    """A ground that people have a word for."""
+
+    # "grass"
+    key: str
+    english: str
+    chinese: str
+
+
+NAMED_GROUNDS = (
+    NamedGround("grass", "grass", "草地"),
+    NamedGround("sand", "sand", "沙地"),
+    NamedGround("water", "water", "水面"),
+    NamedGround("snow", "snow", "雪地"),
+    NamedGround("road", "road", "马路"),
+    NamedGround("soil", "soil", "泥土"),
+    NamedGround("brick", "brick", "砖墙"),
+    NamedGround("sky", "sky", "天空"),
+)
 GROUNDS = ("plain", "gradient", "clouds", "grain", "stripes", "checks", "patches")
 
 

@@ -156,33 +156,3 @@ PLACES = {
 SIZES = {ENGLISH: ("small ", "", "large "), CHINESE: ("小", "", "大")}
 # The words that a routed phrase carries.
 REGION_PHRASES = {ENGLISH: "region {number}", CHINESE: "区域 {number}"}
-
-# One of several things that a tool reported.
-ORDINALS = {
-    ENGLISH: ("first", "second", "third", "fourth", "fifth", "sixth"),
-    CHINESE: ("一", "二", "三", "四", "五", "六"),
-}
-SEGMENT_EARLIER: Templates = {
-    ENGLISH: (
-        "Now mask the {ordinal} one.",
-        "Segment the {ordinal} one.",
-        "Segment the {ordinal} {one}.",
-        "Cut out {one} {number}.",
-        "Segment {one} {number}.",
-        "Give me the mask of number {number}.",
-        "Now segment number {number}.",
-        "Mask the {ordinal} of these.",
-        "Outline the {ordinal} {one} that you found.",
-        "And the mask of the {ordinal} one?",
-    ),
-    CHINESE: (
-        "现在分割第{ordinal}{measure}。",
-        "分割第{ordinal}{measure}{one}。",
-        "把第{ordinal}{measure}抠出来。",
-        "分割{one} {number}。",
-        "给我第{ordinal}{measure}的掩码。",
-        "抠出{one} {number}。",
-        "分割第{number}个。",
-        "描出第{ordinal}{measure}{one}的轮廓。",
-    ),
-}

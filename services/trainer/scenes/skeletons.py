@@ -28,6 +28,8 @@ class Skeleton:
     english: str
     english_plural: str
     chinese: str
+    # The Chinese measure word: 个, 只.
+    measure_word: str
     keypoints: tuple[KeypointName, ...]
     # Pairs of keypoint keys between which a line is drawn.
     bones: tuple[tuple[str, str], ...]
@@ -69,6 +71,7 @@ PERSON = Skeleton(
     english="person",
     english_plural="people",
     chinese="人",
+    measure_word="个",
     keypoints=(
         KeypointName("nose", "nose", "鼻子", 0.026),
         *_both_sides("eye", "eye", "眼", 0.025),
@@ -115,6 +118,7 @@ DEER = Skeleton(
     english="deer",
     english_plural="deer",
     chinese="鹿",
+    measure_word="只",
     keypoints=(
         *_both_sides("eye", "eye", "眼", 0.025),
         KeypointName("nose", "nose", "鼻子", 0.026),
