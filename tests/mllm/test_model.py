@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from services.mllm.config import VisionSize
+from services.mllm.config import DEFAULT_ROUTES, VisionSize
 from services.mllm.conversation import IGNORED, ImagePart, Rendered, RoutedPhrase, Text, Turn, render
 from services.mllm.model import Mllm, language_loss
 from services.mllm.super_link import ProjectionHead, Route, SuperLink
