@@ -357,10 +357,10 @@ def test_a_conversation_costs_less_than_half_a_millisecond() -> None:
 
 
 def _seconds_for(rng: np.random.Generator, count: int) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(count):
         draw_conversation(SCENE, rng)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 REGION_TASKS = [task for task in TASKS if "region" in task]
