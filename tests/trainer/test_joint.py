@@ -84,14 +84,7 @@ def test_every_scene_keeps_its_own_links_when_conversations_are_sorted_by_length
     with torch.no_grad():
         together = joint.collate(samples)
         tower = joint.mllm.tower(together.chat.tiles)
-        states = [
-            joint.mllm(
-                part.input_ids,
-                part.attention_mask,
-                tower.features[[image for image in part.images if image >= 0]].flatten(0, 1),
-            ).hidden
-            for part in together.chat.language
-        ]
+        _, states = language_term(joint.mllm, together.chat.language, tower)
         links = joint._links(together, states)
 
     assert [link.shape[0] for link in links] == [sample.targets[1].shape[1] for sample in samples]
