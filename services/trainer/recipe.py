@@ -37,6 +37,8 @@ class Data(Section):
     first_seed: int = Field(default=0, ge=0)
     smallest_side: PositiveInt = 128
     largest_side: PositiveInt = 320
+    # Share of the scenes that lie on grounds with a name (grass, sky); segmenters learn grounds on these.
+    named_grounds: float = Field(default=0.0, ge=0, le=1)
     # The file that `make sprites` writes; unset: where it writes by default.
     sprites: Path | None = None
     # Processes that compose scenes; 0 composes them in the training process.

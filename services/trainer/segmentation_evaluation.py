@@ -12,27 +12,32 @@ from services.grounding.structures import EncodedMask, GroundingOptions, Groundi
 from services.segmentation.model import Segmenter
 from services.segmentation.run_length import decode_mask, encode_mask
 from services.trainer.coco_figures import coco_average_precision, corner_to_size
-from services.trainer.scenes.categories import CATEGORY_INDEX
+from services.trainer.scenes.categories import CATEGORIES
+from services.trainer.scenes.grounds import with_grounds
 from services.trainer.scenes.scene import Scene
+from services.trainer.segment_names import SEGMENT_NAMES
 
 # Masks are asked for with little confidence and ranked, as average precision wants it.
 _LEAST_SCORE = 0.01
+_ROWS = {name: row for row, name in enumerate(SEGMENT_NAMES)}
 
 
 @torch.no_grad()
 def evaluate_segmenter(
     segmenter: Segmenter, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]
 ) -> dict[str, float]:
-    """Ask every scene for its present categories. Returns mask_ap, mask_ap50 and semantic_miou.
+    """Ask every scene for its categories and named grounds. Returns mask_ap, mask_ap50, semantic_miou and ground_miou.
 
-    ``links_of`` gives the link embeddings ``[groups, link_width]`` of category indices asked about a scene.
+    Average precision and ``semantic_miou`` are of things alone. ``links_of`` gives the link embeddings
+    ``[groups, link_width]`` of rows of the vocabulary asked about a scene.
     """
     training = segmenter.training
     segmenter.eval()
     annotations, results = [], []
     overlaps: dict[int, list[tuple[int, int]]] = {}
     for number, scene in enumerate(scenes):
-        present = sorted({CATEGORY_INDEX[thing.category.key] for thing in scene.objects})
+        everything = with_grounds(scene).objects
+        present = sorted({_ROWS[thing.category.key] for thing in everything})
         if not present:
             continue
         links = links_of(scene, present)[None]
@@ -49,7 +54,7 @@ def evaluate_segmenter(
         annotations.extend(
             {
                 "image_id": number,
-                "category_id": CATEGORY_INDEX[thing.category.key],
+                "category_id": _ROWS[thing.category.key],
                 "bbox": corner_to_size(thing.box),
                 "area": thing.area,
                 "segmentation": _coco(encode_mask(thing.mask)),
@@ -64,24 +69,31 @@ def evaluate_segmenter(
                 "score": float(score),
             }
             for mask, score, group in zip(instances.masks, instances.scores, instances.groups, strict=True)
+            if present[int(group)] < len(CATEGORIES)
         )
         found = {
             present[int(group)]: decode_mask(mask) for mask, group in zip(semantic.masks, semantic.groups, strict=True)
         }
-        for category in present:
-            truth = np.any([t.mask for t in scene.objects if CATEGORY_INDEX[t.category.key] == category], axis=0)
-            mask = found.get(category, np.zeros_like(truth))
-            overlaps.setdefault(category, []).append((int((mask & truth).sum()), int((mask | truth).sum())))
+        for row in present:
+            truth = np.any([thing.mask for thing in everything if _ROWS[thing.category.key] == row], axis=0)
+            mask = found.get(row, np.zeros_like(truth))
+            overlaps.setdefault(row, []).append((int((mask & truth).sum()), int((mask | truth).sum())))
     segmenter.train(training)
     average_precision, average_precision_50 = coco_average_precision(
         [(scene.height, scene.width) for scene in scenes], annotations, results, "segm"
     )
-    shares = [sum(shared for shared, _ in pairs) / sum(both for _, both in pairs) for pairs in overlaps.values()]
     return {
         "mask_ap": average_precision,
         "mask_ap50": average_precision_50,
-        "semantic_miou": float(np.mean(shares)) if shares else 0.0,
+        "semantic_miou": _mean([pairs for row, pairs in overlaps.items() if row < len(CATEGORIES)]),
+        "ground_miou": _mean([pairs for row, pairs in overlaps.items() if row >= len(CATEGORIES)]),
     }
+
+
+def _mean(overlaps: Sequence[Sequence[tuple[int, int]]]) -> float:
+    """Mean over classes of the pixels that truth and answers share, as part of those of either."""
+    shares = [sum(shared for shared, _ in pairs) / sum(both for _, both in pairs) for pairs in overlaps]
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def _coco(mask: EncodedMask) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Trains the segmenter alone: it takes over a detector, with its boxes and its vocabulary, and learns masks.
 
-Every scene is asked for all its categories, and for a few things that are marked on it.
+Every scene is asked for all categories and named grounds, and for a few things that are marked on it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from services.trainer.detector_stage import LINK_NOISE, share_targets
 from services.trainer.mark_evaluation import evaluate_marks
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
+from services.trainer.scenes.grounds import GROUND_CATEGORIES, with_grounds
 from services.trainer.scenes.marks import MARK_KINDS, draw_mark, markable
 from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene, SceneObject
@@ -33,6 +34,8 @@ from services.trainer.segmentation_evaluation import evaluate_segmenter
 from services.trainer.stage import Stage
 
 _VOCABULARY = "vocabulary.weight"
+# What every scene is asked for, in the order of the vocabulary's rows.
+_ASKED = (*CATEGORIES, *GROUND_CATEGORIES.values())
 # Marked things a scene.
 _FEWEST_MARKS, _MOST_MARKS = 2, 4
 # Share of marked things that are called by their name.
@@ -70,14 +73,15 @@ class SegmenterStage(Stage):
         self.model = nn.ModuleDict({"segmenter": self.segmenter})
 
     def prepare(self, scene: Scene, seed: int) -> _Sample:
-        """Ask for every category of the vocabulary, present or not, as in inference, and for marked things."""
+        """Ask for every name of the vocabulary, present or not, as in inference, and for marked things."""
         rng = np.random.default_rng([_MARKS_STREAM, seed])
         marked = rng.permutation(markable(scene))[: rng.integers(_FEWEST_MARKS, _MOST_MARKS + 1)].tolist()
-        groups = [*(members(scene, category) for category in CATEGORIES), *((thing,) for thing in marked)]
+        everything = with_grounds(scene)
+        groups = [*(members(everything, category) for category in _ASKED), *((thing,) for thing in marked)]
         return _Sample(
             pixels=self.segmenter.prepare(scene.image).pixels,
-            targets=image_targets(scene, groups),
-            masks=image_masks(scene, groups, self.segmenter.config.image_side),
+            targets=image_targets(everything, groups),
+            masks=image_masks(everything, groups, self.segmenter.config.image_side),
             marked_rows=tuple(_marked_row(scene.objects[thing], rng) for thing in marked),
             marks=tuple(_look(scene, thing, rng) for thing in marked),
         )
@@ -90,9 +94,9 @@ class SegmenterStage(Stage):
         for row, sample in enumerate(samples):
             masks[row, : len(sample.masks)] = sample.masks
         regions = pad_regions(
-            [[(len(CATEGORIES) + place, mark) for place, mark in enumerate(sample.marks)] for sample in samples]
+            [[(len(_ASKED) + place, mark) for place, mark in enumerate(sample.marks)] for sample in samples]
         )
-        rows = torch.full((len(samples), targets.groups.shape[2] - len(CATEGORIES)), -1)
+        rows = torch.full((len(samples), targets.groups.shape[2] - len(_ASKED)), -1)
         for row, sample in enumerate(samples):
             rows[row, : len(sample.marked_rows)] = torch.tensor(sample.marked_rows, dtype=torch.int64)
         return _Batch(
@@ -105,7 +109,7 @@ class SegmenterStage(Stage):
     def losses(self, batch: _Batch) -> dict[str, Tensor]:
         """See ``Stage``."""
         device = self.segmenter.logit_bias.device
-        rows = torch.arange(len(CATEGORIES)).expand(len(batch.pixels), -1)
+        rows = torch.arange(len(_ASKED)).expand(len(batch.pixels), -1)
         links, link_mask = noisy_rows(self.segmenter, torch.cat([rows, batch.marked_rows], dim=1).to(device))
         regions = batch.regions.to(device)
         targets = share_targets(batch.targets, device)
@@ -113,10 +117,10 @@ class SegmenterStage(Stage):
         return self.segmenter.loss(self.segmenter(features, links, link_mask, targets, regions), targets)
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
-        """AP of the masks of the present categories, their mean IoU as phrases, and that of marked things."""
+        """AP of the masks of things, mean IoU of things and of grounds as phrases, and that of marked things."""
         rows = self.segmenter.vocabulary.weight
         return {
-            **evaluate_segmenter(self.segmenter, lambda _, categories: rows[categories], scenes),
+            **evaluate_segmenter(self.segmenter, lambda _, names: rows[names], scenes),
             **evaluate_marks(self.segmenter, rows[REGION_ROW], scenes),
         }
 
@@ -127,7 +131,7 @@ class SegmenterStage(Stage):
 
 def start_segmenter(recipe: Recipe) -> Segmenter:
     """The segmenter of an earlier run (``start_from.segmenter``), or one that takes over ``start_from.detector``."""
-    config = recipe.segmenter.model_copy(update={"vocabulary": len(SEGMENT_NAMES), "rows_beside": len(CATEGORIES)})
+    config = recipe.segmenter.model_copy(update={"vocabulary": len(SEGMENT_NAMES), "rows_beside": REGION_ROW})
     if "segmenter" in recipe.start_from:
         segmenter = Segmenter(config)
         take_over(segmenter, recipe.start_from["segmenter"])

@@ -82,7 +82,12 @@ class StepSampler(Sampler[list[int]]):
 
 def make_composer(data: Data) -> Composer:
     """The composer that a recipe's data section describes."""
-    options = ComposerOptions(styles=data.styles, smallest_side=data.smallest_side, largest_side=data.largest_side)
+    options = ComposerOptions(
+        styles=data.styles,
+        smallest_side=data.smallest_side,
+        largest_side=data.largest_side,
+        named_grounds=data.named_grounds,
+    )
     return Composer(load_sprites(data.sprites), options)
 
 

@@ -103,6 +103,13 @@ def test_pixels_that_no_named_thing_reaches_stay_exactly_as_they_were(composer: 
         assert not (edit.changed & ~touched).any()
 
 
+def test_a_named_ground_becomes_the_ground(composer: Composer) -> None:
+    made = edits(composer, "ground")
+    assert {edit.ground.key for edit in made if edit.ground} >= {"grass", "sky", "brick"}
+    for edit in made:
+        assert [name for name, _ in edit.after.grounds] == ([edit.ground.key] if edit.ground else [])
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("kind", EDIT_KINDS)
 def test_instructions_name_what_changes(composer: Composer, kind: str, language: str) -> None:
@@ -115,6 +122,9 @@ def test_instructions_name_what_changes(composer: Composer, kind: str, language:
             if category is not None:
                 names = (category.english, category.english_plural) if language == "en" else (category.chinese,)
                 assert any(name.lower() in words for name in names)
+        assert (edit.colour is not None or edit.ground is not None) == (kind in ("recolour", "ground"))
+        if edit.ground is not None:
+            assert (edit.ground.english if language == "en" else edit.ground.chinese) in words
         if edit.colour is not None:
             assert (edit.colour.english if language == "en" else edit.colour.chinese) in words
 

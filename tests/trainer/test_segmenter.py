@@ -108,6 +108,7 @@ def test_a_step_teaches_masks_and_the_evaluation_says_how_good_they_are(
         "mask_ap",
         "mask_ap50",
         "semantic_miou",
+        "ground_miou",
         "interactive_miou",
         *(f"interactive_miou_{kind}" for kind in MARK_KINDS),
     }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from services.trainer.scenes.categories import CATEGORIES
-from services.trainer.scenes.grounds import paint_ground
+from services.trainer.scenes.grounds import paint_ground, paint_some_named
 from services.trainer.scenes.scene import Category, Scene, SceneObject
 from services.trainer.scenes.sprites import TRAINING_STYLES
 
@@ -37,6 +37,8 @@ class ComposerOptions:
     largest_object: float = 0.48
     # Categories in a scene, at most.
     most_categories: int = 4
+    # Share of the scenes whose ground has a name.
+    named_grounds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Composition:
     light: Light
     style: str
     seed: int
+    # Name and pixels [height, width] bool of each named ground, also below the layers.
+    grounds: tuple[tuple[str, NDArray[np.bool_]], ...] = ()
 
     def render(self) -> Scene:
         """Draw it, with exact boxes and masks of what stays visible."""
@@ -95,7 +99,8 @@ class Composition:
             window = canvas[layer.window]
             window += (layer.piece[..., :3] - window) * (layer.piece[..., 3:].astype(np.float32) / 255)
         objects = tuple(_scene_object(layer.category, owner == index) for index, layer in enumerate(self.layers))
-        return Scene(image=self.light.shine(canvas), objects=objects, style=self.style, seed=self.seed)
+        grounds = tuple((name, pixels & (owner < 0)) for name, pixels in self.grounds)
+        return Scene(self.light.shine(canvas), objects, self.style, self.seed, grounds)
 
     def owners(self) -> NDArray[np.int16]:
         """Which layer each pixel shows, ``[height, width]``; -1 for the ground."""
@@ -126,7 +131,11 @@ class Composer:
         shorter = max(options.smallest_side, round(longer * rng.uniform(0.75, 1.0)))
         width, height = (longer, shorter) if rng.uniform() < 0.5 else (shorter, longer)
 
-        ground = paint_ground(height, width, rng)
+        # Without named grounds no chance is drawn for them: seeds keep the pixels that they have always had.
+        if options.named_grounds and rng.uniform() < options.named_grounds:
+            ground, grounds = paint_some_named(height, width, rng)
+        else:
+            ground, grounds = paint_ground(height, width, rng), ()
         # Which thing each pixel shows: its drawing order, or -1 for the ground.
         owner = np.full((height, width), -1, dtype=np.int16)
         layers: list[Layer] = []
@@ -135,7 +144,7 @@ class Composer:
             if layer is not None:
                 owner[layer.window][layer.solid] = len(layers)
                 layers.append(layer)
-        return Composition(ground, tuple(layers), _light(height, width, rng), style, seed)
+        return Composition(ground, tuple(layers), _light(height, width, rng), style, seed, grounds)
 
     def draw_sprite(self, category: int, style: str, size: float, rng: np.random.Generator) -> NDArray[np.uint8]:
         """A category's art, its longer side ``size`` pixels before it is turned and stretched: uint8 RGBA."""

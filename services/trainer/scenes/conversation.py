@@ -29,7 +29,8 @@ class Conversation:
     # "en" or "zh".
     language: str
     turns: tuple[Turn, ...]
-    # For every routed phrase in order, the indices of the scene's objects that it means; empty: absent.
+    # For every routed phrase in order, the indices of the scene's objects that it means; empty: absent. Grounds follow
+    # the objects, see ``grounds.with_grounds``.
     targets: tuple[tuple[int, ...], ...]
     # For every phrase that is routed to be drawn, in order, the concepts that its queries say, see ``drawings``.
     drawings: tuple[tuple[int, ...], ...] = ()

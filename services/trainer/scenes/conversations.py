@@ -32,6 +32,7 @@ from services.trainer.scenes.answers import (
 from services.trainer.scenes.choosing import absent, maybe_present, several
 from services.trainer.scenes.conversation import Conversation, TaskError, exchange
 from services.trainer.scenes.drawing_requests import draw, draw_fast, edit, edit_fast
+from services.trainer.scenes.grounds import GROUND_CATEGORIES, with_grounds
 from services.trainer.scenes.marking import region_caption, region_name, region_question, segment_region
 from services.trainer.scenes.mixing import several_tools
 from services.trainer.scenes.posing import pose, pose_fast, pose_places
@@ -145,6 +146,9 @@ def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bo
             kind=found.relation,
         )
     chosen = several(scene, rng, 1 + int(rng.random() ** 1.5 * 8))
+    if route == MASKS and rng.random() < 0.3:
+        chosen[-1] = pick(rng, tuple(GROUND_CATEGORIES.values()))
+    everything = with_grounds(scene)
     words = plural if rng.random() < 0.25 else name
     phrases = [words(category, language) for category in chosen]
     if rng.random() < 0.05:
@@ -153,7 +157,7 @@ def _fast_path(scene: Scene, language: str, rng: np.random.Generator, _noisy: bo
         "fast_path",
         language,
         fast_path([RoutedPhrase(route, phrase) for phrase in phrases]),
-        tuple(members(scene, category) for category in chosen),
+        tuple(members(everything, category) for category in chosen),
     )
 
 

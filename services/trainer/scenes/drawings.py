@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer, ComposerOptions, Composition, Layer, Light, cut_layer
 from services.trainer.scenes.edits import COLOURS, EDIT_KINDS, Edit, NamedColour, draw_edit
+from services.trainer.scenes.grounds import GROUND_NAMES, paint_named_ground
 from services.trainer.scenes.scene import Category, Scene
 from services.trainer.scenes.sprites import TRAINING_STYLES
 from services.trainer.scenes.wording import pick
@@ -25,7 +26,6 @@ OPERATIONS = (DRAW, *EDIT_KINDS)
 COUNTS = ("one", "two", "three")
 RELATIONS = ("beside", "above")
 COLOUR_NAMES = tuple(colour.english for colour in COLOURS)
-GROUND_NAMES = ("grass", "sand", "water", "snow", "road", "soil", "brick", "sky")
 
 # In a fixed order: a concept's row in the tool's vocabulary is its place here.
 CONCEPTS: tuple[str, ...] = (
@@ -46,7 +46,8 @@ _DRAWING_SIDE = 128
 _SIZES = {1: (0.4, 0.7), 2: (0.32, 0.46), 3: (0.28, 0.38)}
 # Shares of the drawings: one thing, several of a kind; the rest shows two kinds in a relation.
 _ONE, _SEVERAL = 0.65, 0.2
-_NAMED_GROUND = 0.5
+# Shares of the drawings whose ground is asked for: by a colour, by a name.
+_COLOURED_GROUND, _NAMED_GROUND = 0.25, 0.25
 # Most things in a scene that is edited.
 _MOST_EDITED = 3
 _ATTEMPTS = 20
@@ -110,7 +111,9 @@ class Drawing:
 def draw_drawing(composer: Composer, rng: np.random.Generator) -> Drawing:
     """Something to draw: one thing, two or three of a kind, or two kinds in a relation, on any or a named ground."""
     side = composer.options.largest_side
-    colour = pick(rng, COLOURS) if rng.random() < _NAMED_GROUND else None
+    chance = rng.random()
+    colour = pick(rng, COLOURS) if chance < _COLOURED_GROUND else None
+    named = pick(rng, GROUND_NAMES) if _COLOURED_GROUND <= chance < _COLOURED_GROUND + _NAMED_GROUND else None
     chance = rng.random()
     first, second = (CATEGORIES[int(index)] for index in rng.choice(len(CATEGORIES), 2, replace=False))
     if chance < _ONE + _SEVERAL:
@@ -122,8 +125,10 @@ def draw_drawing(composer: Composer, rng: np.random.Generator) -> Drawing:
         slots = Slots(DRAW, COUNTS[0], first.key, pick(rng, RELATIONS), second.key)
     if colour is not None:
         slots = replace(slots, ground=colour.english)
+    if named is not None:
+        slots = replace(slots, ground=named)
     composition = Composition(
-        ground=_calm_ground(side, rng, colour),
+        ground=paint_named_ground(named, side, side, rng) if named else _calm_ground(side, rng, colour),
         layers=_arrange(composer, categories, slots.relation, rng),
         light=Light(np.ones(3, dtype=np.float32), None),
         style=_STYLE,
@@ -146,7 +151,7 @@ def edit_drawing(edit: Edit) -> Drawing:
         category=edit.category.key if edit.category else NOTHING,
         other=edit.replacement.key if edit.replacement else NOTHING,
         colour=NOTHING if edit.kind == "ground" else colour,
-        ground=colour if edit.kind == "ground" else NOTHING,
+        ground=edit.ground.key if edit.ground else colour if edit.kind == "ground" else NOTHING,
     )
     shown = edit.after if edit.kind == "add" else edit.before
     regions = tuple(thing.box for thing in shown.objects if edit.category and thing.category.key == edit.category.key)

@@ -1,6 +1,7 @@
 """How people ask for edits.
 
-``{it}`` is "the dog" or "the dogs", ``{a}`` "a dog", ``{other}`` what replaces it, ``{a_colour}`` "an orange".
+``{it}`` is "the dog" or "the dogs", ``{a}`` "a dog", ``{other}`` what replaces it, ``{a_colour}`` "an orange",
+``{ground}`` "grass".
 """
 
 from __future__ import annotations
@@ -96,28 +97,6 @@ INSTRUCTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "能加{a}吗？",
         ),
     },
-    "named_ground": {
-        "en": (
-            "Put it on {ground}.",
-            "Change the ground to {ground}.",
-            "Change the background to {ground}.",
-            "Put {ground} behind everything.",
-            "Use {ground} as the background.",
-            "Set the scene on {ground}.",
-            "I want {ground} in the background.",
-            "Can you put it on {ground}?",
-        ),
-        "zh": (
-            "把背景换成{ground}。",
-            "把地面变成{ground}。",
-            "背景改为{ground}。",
-            "用{ground}做背景。",
-            "放在{ground}上。",
-            "换一个{ground}背景。",
-            "我想要{ground}的背景。",
-            "能把背景换成{ground}吗？",
-        ),
-    },
     "ground": {
         "en": (
             "Make the background {colour}.",
@@ -138,6 +117,28 @@ INSTRUCTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "把后面涂成{colour}。",
             "我想要{colour}的背景。",
             "能把背景变成{colour}吗？",
+        ),
+    },
+    "named_ground": {
+        "en": (
+            "Put it on {ground}.",
+            "Change the ground to {ground}.",
+            "Change the background to {ground}.",
+            "Put {ground} behind everything.",
+            "Use {ground} as the background.",
+            "Set the scene on {ground}.",
+            "I want {ground} in the background.",
+            "Can you put it on {ground}?",
+        ),
+        "zh": (
+            "把背景换成{ground}。",
+            "把地面变成{ground}。",
+            "背景改为{ground}。",
+            "用{ground}做背景。",
+            "放在{ground}上。",
+            "换一个{ground}背景。",
+            "我想要{ground}的背景。",
+            "能把背景换成{ground}吗？",
         ),
     },
 }

@@ -16,13 +16,15 @@ from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.choosing import absent
 from services.trainer.scenes.composer import LEAST_VISIBLE, Composer, Composition, cut_layer
 from services.trainer.scenes.edit_templates import INSTRUCTIONS
-from services.trainer.scenes.grounds import paint_ground
+from services.trainer.scenes.grounds import NAMED_GROUNDS, NamedGround, paint_ground, paint_named_ground
 from services.trainer.scenes.scene import Category, Scene
 from services.trainer.scenes.templates import ENGLISH, LANGUAGES
 from services.trainer.scenes.wording import name, pick, vary, with_article
 
 # Saturation 0..255 that a recoloured thing has at least, so that white and grey ones take the colour as well.
 _LEAST_SATURATION = 120
+# Share of new grounds that have a name; the others have a colour.
+_NAMED_GROUND = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class Edit:
     category: Category | None = None
     # What stands there afterwards; of "replace" only.
     replacement: Category | None = None
-    # Of "recolour" and "ground".
+    # Of "recolour", and of "ground" unless that is a named one.
     colour: NamedColour | None = None
+    # Of "ground" where it is a named one.
+    ground: NamedGround | None = None
 
     @property
     def changed(self) -> NDArray[np.bool_]:
@@ -90,7 +94,8 @@ def make_edit(
     if change is None:
         return None
     language = language or pick(rng, LANGUAGES)
-    instruction = pick(rng, INSTRUCTIONS[kind][language]).format(**_words(change, language))
+    wording = kind if change.ground is None else "named_ground"
+    instruction = pick(rng, INSTRUCTIONS[wording][language]).format(**_words(change, language))
     return Edit(
         kind=kind,
         language=language,
@@ -100,6 +105,7 @@ def make_edit(
         category=change.category,
         replacement=change.replacement,
         colour=change.colour,
+        ground=change.ground,
     )
 
 
@@ -111,6 +117,7 @@ class _Change:
     count: int = 1
     replacement: Category | None = None
     colour: NamedColour | None = None
+    ground: NamedGround | None = None
 
 
 def _words(change: _Change, language: str) -> dict[str, str]:
@@ -129,6 +136,8 @@ def _words(change: _Change, language: str) -> dict[str, str]:
     if change.colour is not None:
         words["colour"] = change.colour.english if language == ENGLISH else change.colour.chinese
         words["a_colour"] = with_article(change.colour.english)
+    if change.ground is not None:
+        words["ground"] = change.ground.english if language == ENGLISH else change.ground.chinese
     return words
 
 
@@ -192,9 +201,16 @@ def _add(composer: Composer, composition: Composition, before: Scene, rng: np.ra
 
 
 def _change_ground(_composer: Composer, composition: Composition, _before: Scene, rng: np.random.Generator) -> _Change:
-    colour = pick(rng, COLOURS)
     height, width = composition.ground.shape[:2]
-    return _Change(replace(composition, ground=paint_ground(height, width, rng, colour.hue)), colour=colour)
+    if rng.random() < _NAMED_GROUND:
+        shown = {name for name, _ in composition.grounds}
+        ground = pick(rng, [ground for ground in NAMED_GROUNDS if ground.key not in shown])
+        painted = paint_named_ground(ground.key, height, width, rng)
+        everywhere = np.ones((height, width), dtype=np.bool_)
+        return _Change(replace(composition, ground=painted, grounds=((ground.key, everywhere),)), ground=ground)
+    colour = pick(rng, COLOURS)
+    painted = paint_ground(height, width, rng, colour.hue)
+    return _Change(replace(composition, ground=painted, grounds=()), colour=colour)
 
 
 def _choose(composition: Composition, rng: np.random.Generator) -> tuple[Category, list[int]] | None:

@@ -50,6 +50,8 @@ class Scene:
     style: str
     # The seed that reproduces it.
     seed: int
+    # Name (``grounds.NAMED_GROUNDS``) and visible pixels [height, width] bool of each ground that has a name.
+    grounds: tuple[tuple[str, NDArray[np.bool_]], ...] = ()
 
     @property
     def height(self) -> int:

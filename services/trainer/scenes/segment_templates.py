@@ -42,6 +42,40 @@ SEGMENT: Templates = {
     ),
 }
 
+# Of a ground there are neither several nor one.
+GROUND: Templates = {
+    ENGLISH: (
+        "Segment {the}.",
+        "Mask {the}.",
+        "Segment all of {the}.",
+        "Cut out {the}.",
+        "Give me the mask of {the}.",
+        "Outline {the}.",
+        "Which pixels show {the}?",
+        "Which pixels are {one}?",
+        "Which part of the picture is {one}?",
+        "Separate {the} from everything else.",
+        "Can you segment {the}?",
+        "Colour every pixel of {the}.",
+        "Segmentation mask: {one}",
+    ),
+    CHINESE: (
+        "分割{one}。",
+        "分割出{one}。",
+        "分割所有的{one}。",
+        "把{one}抠出来。",
+        "抠出{one}。",
+        "给我{one}的掩码。",
+        "描出{one}的轮廓。",
+        "哪些像素是{one}？",
+        "图中哪部分是{one}？",
+        "把{one}和其他东西分开。",
+        "请分割图中的{one}。",
+        "能分割{one}吗？",
+        "掩码：{one}",
+    ),
+}
+
 SEGMENT_SEVERAL: Templates = {
     ENGLISH: (
         "Segment {list}.",

@@ -1,4 +1,4 @@
-"""Conversations that ask for masks, alone and beside boxes."""
+"""Conversations that ask for masks of things and grounds, alone and beside boxes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,41 @@ from services.trainer.scenes import segment_templates, templates
 from services.trainer.scenes.answers import boxes_of, masks_of, routed_answer
 from services.trainer.scenes.choosing import maybe_present, several
 from services.trainer.scenes.conversation import Conversation, exchange
+from services.trainer.scenes.grounds import GROUND_CATEGORIES, with_grounds
 from services.trainer.scenes.referring import choose_referring, members
 from services.trainer.scenes.requests import request_one, request_referred, request_several
-from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.scene import Category, Scene
 from services.trainer.scenes.templates import ENGLISH
-from services.trainer.scenes.wording import category_words, list_of, name, pick
+from services.trainer.scenes.wording import category_words, join_names, list_of, name, pick
 
 # A category that is asked for alone is there this often.
 _PRESENT = 0.75
+# Share of the requests for masks that ask for a ground.
+_GROUNDS = 0.25
 
 
 def segment(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
-    """Masks of one category, which may be absent."""
+    """Masks of one category or ground, which may be absent."""
+    if rng.random() < _GROUNDS:
+        ground = _maybe_shown(scene, rng)
+        return request_one("segment", segment_templates.GROUND, masks_of, with_grounds(scene), ground, language, rng)
     category = maybe_present(scene, rng, _PRESENT)
     return request_one("segment", segment_templates.SEGMENT, masks_of, scene, category, language, rng)
 
 
 def segment_several(scene: Scene, language: str, rng: np.random.Generator, _noisy: bool) -> Conversation:
-    """Masks of several categories."""
+    """Masks of several categories, or of some with a ground."""
     chosen = several(scene, rng, 2 + int(rng.random() * 4))
     questions = segment_templates.SEGMENT_SEVERAL
+    if rng.random() < _GROUNDS:
+        chosen = chosen[1:]
+        chosen.insert(int(rng.random() * (len(chosen) + 1)), _maybe_shown(scene, rng))
+        names = [name(category, language) for category in chosen]
+        question = pick(rng, questions[language]).format(list=join_names(names, language, rng))
+        answer = routed_answer(masks_of(names), templates.ROUTED_ANSWERS, language, rng)
+        everything = with_grounds(scene)
+        targets = tuple(members(everything, category) for category in chosen)
+        return Conversation("segment_several", language, exchange(question, answer, language, rng), targets)
     return request_several("segment_several", questions, masks_of, scene, chosen, language, rng)
 
 
@@ -50,6 +65,12 @@ def boxes_and_masks(scene: Scene, language: str, rng: np.random.Generator, _nois
     )
     answer = routed_answer(phrases, templates.ROUTED_ANSWERS, language, rng)
     return Conversation("boxes_and_masks", language, exchange(question, answer, language, rng), targets)
+
+
+def _maybe_shown(scene: Scene, rng: np.random.Generator) -> Category:
+    """A ground that is mostly in the scene, where it has any with a name."""
+    shown = [item.category for item in with_grounds(scene).objects[len(scene.objects) :]]
+    return pick(rng, shown if shown and rng.random() < _PRESENT else tuple(GROUND_CATEGORIES.values()))
 
 
 def _asked(
