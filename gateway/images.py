@@ -8,15 +8,11 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from PIL import Image
-
 from superlink.errors import invalid_argument
-from superlink.image_header import ORIENTATION_TAG, image_too_large, open_image
+from superlink.image_header import image_too_large, upright_size
 from superlink.profile import ImageLimits
 from superlink.v1 import types_pb2
 
-# EXIF orientations that lie on their side: the upright image has width and height exchanged.
-_SIDEWAYS = frozenset({5, 6, 7, 8})
 _DATA_URL = re.compile(r"data:(?P<media_type>[\w.+/-]*)(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
 
 
@@ -36,8 +32,7 @@ def receive_image(encoded: bytes, limits: ImageLimits) -> ReceivedImage:
     Raises SuperlinkError ``image_missing``, ``image_too_large``, ``unsupported_image``, ``image_corrupt`` or
     ``image_animated``.
     """
-    with open_image(encoded, limits) as image:
-        width, height = reversed(image.size) if _is_sideways(image) else image.size
+    width, height = upright_size(encoded, limits)
     digest = hashlib.sha256(encoded).hexdigest()
     return ReceivedImage(types_pb2.Image(encoded=encoded, sha256=digest), width, height)
 
@@ -64,14 +59,3 @@ def receive_data_url(url: str, limits: ImageLimits) -> ReceivedImage:
     except (binascii.Error, ValueError) as error:
         raise invalid_argument("invalid_data_url", f"The data URL is not valid base64: {error}.") from error
     return receive_image(encoded, limits)
-
-
-def _is_sideways(image: Image.Image) -> bool:
-    # Not image.getexif(): for some PNG files it decodes the pixels to find the chunk.
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        return exif.get(ORIENTATION_TAG) in _SIDEWAYS
-    except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError):
-        # Damaged EXIF data says nothing about the pixels; the workers treat it the same way.
-        return False

@@ -35,6 +35,8 @@ class ToolRoute:
     max_groups: int
     # Probability from which a result counts as there; 0 as long as the decoder has not been heard of.
     score_threshold: float
+    # Whether a group may have a region; not as long as the decoder has not been heard of.
+    takes_regions: bool = False
 
     @property
     def makes_images(self) -> bool:
@@ -170,7 +172,15 @@ def _routes(
         for token in description.routes:
             adapter_version = written[token].adapter_version if token in written else ""
             mode = decoder_pb2.INPUT_MODE_TEXT if text_only else decoder_pb2.INPUT_MODE_LINK
-            route = ToolRoute(token, name, adapter_version, mode, description.max_groups, description.score_threshold)
+            route = ToolRoute(
+                token,
+                name,
+                adapter_version,
+                mode,
+                description.max_groups,
+                description.score_threshold,
+                description.takes_regions,
+            )
             routes.setdefault(token, route)
     for token, word in written.items():
         if token not in routes and word.decoder in deployed and word.decoder not in decoders:

@@ -16,13 +16,14 @@ from orchestrator.deadline import Deadline
 from orchestrator.metrics import Metrics
 from orchestrator.observations import observe
 from orchestrator.prefetch import Prefetcher
+from orchestrator.references import References, refer
 from orchestrator.shown_images import latest_image, shown_by_users
 from orchestrator.timings import TimingLedger
 from orchestrator.tool_calls import PendingCall, ToolCallFormer, ToolOutcome
 from orchestrator.transcript import Transcript
 from orchestrator.workers import Decoder, Mllm
 from superlink.errors import SuperlinkError, invalid_argument
-from superlink.profile import OrchestratorSettings
+from superlink.profile import ImageLimits, OrchestratorSettings
 from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
 
 # Events that may wait for a slow client before the engine stops reading from the MLLM.
@@ -39,6 +40,7 @@ class AnswerEngine:
         catalogue: Catalogue,
         settings: OrchestratorSettings,
         metrics: Metrics,
+        limits: ImageLimits,
     ) -> None:
         """``decoders`` by their names in the profile."""
         self.mllm = mllm
@@ -46,6 +48,7 @@ class AnswerEngine:
         self.catalogue = catalogue
         self.settings = settings
         self.metrics = metrics
+        self.limits = limits
         self.prefetcher = Prefetcher(decoders, metrics, settings.prefetch)
 
     async def answer(
@@ -135,6 +138,7 @@ class _Answer:
         generate = mllm_pb2.GenerateRequest(
             request_id=self._request.request_id, messages=conversation, sampling=self._request.sampling
         )
+        references = References(conversation, self._engine.limits)
         reason: mllm_pb2.FinishReason.ValueType | None = None
         with self._ledger.hop("mllm") as hop:
             async with aclosing(self._engine.mllm.generate(generate, self._deadline.for_hop())) as events:
@@ -145,7 +149,9 @@ class _Answer:
                             shown = mllm_pb2.TextDelta(text=transcript.add_text(event.text_delta.text))
                             await self._emit(orchestrator_pb2.AnswerEvent(text_delta=shown))
                         case "link_group":
-                            for call in former.add(transcript.add_group(event.link_group)):
+                            group = transcript.add_group(event.link_group)
+                            refer(group, former.routes, references)
+                            for call in former.add(group):
                                 await self._send(call)
                         case "usage":
                             self._usage.prompt_tokens += event.usage.prompt_tokens

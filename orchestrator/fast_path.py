@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 
 from orchestrator.catalogue import ToolRoute
@@ -13,6 +14,8 @@ from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2, types_pb2
 
 # The decoder that answers when a request names none.
 DEFAULT_TOOL = "detection"
+# What a marked thing is called; regions are numbered from 1.
+REGION_PHRASE = "region {number}"
 
 
 async def detect(
@@ -21,19 +24,27 @@ async def detect(
     """Link the phrases, then decode. Raises SuperlinkError when the request is wrong or either worker fails."""
     if not request.image.encoded:
         raise invalid_argument("no_image", "The request has no image. Send one.")
-    if not any(phrase.strip() for phrase in request.phrases):
+    phrases = [*request.phrases, *(REGION_PHRASE.format(number=number + 1) for number in range(len(request.regions)))]
+    if not any(phrase.strip() for phrase in phrases):
         raise invalid_argument("empty_prompt", "The request names nothing to look for. Send at least one phrase.")
     ledger = TimingLedger()
     tool = request.tool or DEFAULT_TOOL
     route = (await engine.catalogue.known()).route_to(tool)
-    if route.max_groups and len(request.phrases) > route.max_groups:
+    if request.regions and not route.takes_regions:
+        # A tool that has only just come up may not have been heard of.
+        route = (await engine.catalogue.current()).route_to(tool)
+        if not route.takes_regions:
+            raise invalid_argument("unsupported_region", f"The {tool} tool takes no regions; ask it by phrases.")
+    if route.max_groups and len(phrases) > route.max_groups:
         raise invalid_argument(
             "too_many_phrases",
-            f"The request names {len(request.phrases)} phrases; the {tool} tool takes {route.max_groups} at once.",
+            f"The request names {len(phrases)} phrases and regions; the {tool} tool takes {route.max_groups} at once.",
         )
     timeout_s = deadline.for_hop(engine.settings.tool_timeout_s)
     async with engine.prefetcher.ahead([route], request.image, request.request_id, timeout_s):
-        linked = await _link(engine, request, route, deadline, ledger)
+        linked = await _link(engine, request, phrases, route, deadline, ledger)
+        for group, region in zip(linked.groups[len(request.phrases) :], request.regions, strict=True):
+            group.region.CopyFrom(region)
         detections = await _decode(engine, request, route, linked, deadline, ledger)
     timings = ledger.timings()
     engine.metrics.observe_timings(timings)
@@ -43,17 +54,16 @@ async def detect(
 async def _link(
     engine: AnswerEngine,
     request: orchestrator_pb2.DetectRequest,
+    phrases: Sequence[str],
     route: ToolRoute,
     deadline: Deadline,
     ledger: TimingLedger,
 ) -> mllm_pb2.LinkResponse:
     """The groups of the call: with link embeddings where the decoder takes them, else the phrases as they are."""
     if route.input_mode != decoder_pb2.INPUT_MODE_LINK:
-        groups = [types_pb2.LinkGroup(route=route.token, phrase=phrase) for phrase in request.phrases]
+        groups = [types_pb2.LinkGroup(route=route.token, phrase=phrase) for phrase in phrases]
         return mllm_pb2.LinkResponse(groups=groups)
-    link = mllm_pb2.LinkRequest(
-        request_id=request.request_id, route=route.token, phrases=request.phrases, image=request.image
-    )
+    link = mllm_pb2.LinkRequest(request_id=request.request_id, route=route.token, phrases=phrases, image=request.image)
     with ledger.hop("mllm") as hop:
         linked = await engine.mllm.link(link, deadline.for_hop())
         hop.reported.extend(linked.timings)

@@ -38,7 +38,7 @@ async def running_orchestrator(profile: Profile) -> AsyncIterator[GrpcServer]:
         catalogue = Catalogue(mllm, decoders)
         stack.push_async_callback(catalogue.close)
         metrics = Metrics()
-        engine = AnswerEngine(mllm, decoders, catalogue, settings, metrics)
+        engine = AnswerEngine(mllm, decoders, catalogue, settings, metrics, profile.images)
         service = OrchestratorService(engine, catalogue, metrics, profile.gateway.request_timeout_s)
         server = GrpcServer("orchestrator", settings.address, drain_timeout_s=settings.drain_timeout_s)
         server.add(orchestrator_pb2_grpc.add_OrchestratorServicer_to_server, service, "superlink.v1.Orchestrator")

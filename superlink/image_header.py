@@ -16,6 +16,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 # EXIF tag of the orientation.
 ORIENTATION_TAG = 0x0112
+# Orientations that lie on their side: the upright image has width and height exchanged.
+_SIDEWAYS = frozenset({5, 6, 7, 8})
 
 # What Pillow raises for damaged files, depending on where the damage is.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, ArithmeticError)
@@ -59,3 +61,21 @@ def open_image(encoded: bytes, limits: ImageLimits) -> Image.Image:
 def image_too_large(what: str) -> SuperlinkError:
     """The image exceeds a limit; ``what`` says which: "is 20,000,000 bytes long"."""
     return invalid_argument("image_too_large", f"The image {what}. Send a smaller one.")
+
+
+def upright_size(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Width and height of an image file when its EXIF orientation is applied. Raises what ``open_image`` raises."""
+    with open_image(encoded, limits) as image:
+        width, height = image.size
+        return (height, width) if _is_sideways(image) else (width, height)
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    # Not image.getexif(): for some PNG files it decodes the pixels to find the chunk.
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        return exif.get(ORIENTATION_TAG) in _SIDEWAYS
+    except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError):
+        # Damaged EXIF data says nothing about the pixels; the workers treat it the same way.
+        return False

@@ -160,6 +160,7 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
     def reset(self) -> None:
         self.adapter_version = ADAPTER_VERSION
         self.max_groups = 100
+        self.takes_regions = self.name == "segmentation"
         self.script: Callable[[decoder_pb2.DecodeRequest], list[Step]] = find_one_object_a_group
         self.prefetch_error: SuperlinkError | None = None
         self.prefetches: list[decoder_pb2.DecodeRequest] = []
@@ -179,6 +180,7 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
             input_modes=[decoder_pb2.INPUT_MODE_LINK],
             max_groups=self.max_groups,
             score_threshold=0.5,
+            takes_regions=self.takes_regions,
         )
 
     async def Decode(
