@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.drawing_schema import DrawingOptions
+from gateway.regions import RegionMark
 from gateway.results import ImageSize, ObservationResult, TimingEntry, ToolCallResult, Usage
 
 
@@ -31,7 +32,14 @@ class ImagePart(BaseModel):
     image_url: ImageUrl
 
 
-ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class RegionPart(BaseModel):
+    """A mark of a user message, on the conversation's last image before it."""
+
+    type: Literal["region"]
+    region: RegionMark
+
+
+ContentPart = Annotated[TextPart | ImagePart | RegionPart, Field(discriminator="type")]
 
 
 class AnswerExtension(BaseModel):

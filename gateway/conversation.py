@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.chat_schema import AnswerExtension, ChatMessage, ChatRequest, TextPart
+from gateway.chat_schema import AnswerExtension, ChatMessage, ChatRequest, RegionPart, TextPart
 from gateway.images import ReceivedImage, receive_data_url
 from gateway.made_images import has_images, last_image
+from gateway.regions import region_message
 from gateway.results import observation_message
 from superlink.errors import invalid_argument
 from superlink.profile import Profile
+from superlink.regions import MOST_REGIONS
 from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
 
 # As in OpenAI's API; every one of them is looked for after every token.
@@ -53,9 +55,11 @@ def translate(chat: ChatRequest, uploads: Sequence[ReceivedImage], profile: Prof
             parts += [mllm_pb2.Part(image=image.message) for image in found]
         else:
             given = list(uploads) if message is chat.messages[-1] else []
-            parts, found = _user_parts(message, given, profile)
+            parts, found = _user_parts(message, given, images, profile)
         images += found
         messages.append(mllm_pb2.Message(role=_ROLES[message.role], parts=parts))
+    if sum(part.HasField("region") for message in messages for part in message.parts) > MOST_REGIONS:
+        raise invalid_argument("too_many_regions", f"A conversation may mark {MOST_REGIONS} regions at most.")
     if len(images) > profile.mllm.max_images:
         raise invalid_argument(
             "too_many_images",
@@ -117,8 +121,9 @@ def _text(message: ChatMessage) -> str:
 
 
 def _user_parts(
-    message: ChatMessage, uploads: list[ReceivedImage], profile: Profile
+    message: ChatMessage, uploads: list[ReceivedImage], earlier: Sequence[ReceivedImage], profile: Profile
 ) -> tuple[list[mllm_pb2.Part], list[ReceivedImage]]:
+    """The parts of a message and its images; ``earlier`` are those of the messages before it."""
     images = list(uploads)
     parts = [mllm_pb2.Part(image=image.message) for image in uploads]
     content = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
@@ -127,7 +132,13 @@ def _user_parts(
             parts.append(mllm_pb2.Part(text=part.text))
             continue
         if message.role != "user":
-            raise invalid_argument("invalid_request", "Only user messages can show images.")
+            raise invalid_argument("invalid_request", "Only user messages can show images and mark regions.")
+        if isinstance(part, RegionPart):
+            shown = [*earlier, *images]
+            if not shown:
+                raise invalid_argument("region_without_image", "A region marks nothing: no image comes before it.")
+            parts.append(mllm_pb2.Part(region=region_message(part.region, shown[-1])))
+            continue
         image = receive_data_url(part.image_url.url, profile.images)
         images.append(image)
         parts.append(mllm_pb2.Part(image=image.message))

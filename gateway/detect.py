@@ -25,6 +25,7 @@ from gateway.disconnects import unless_client_leaves
 from gateway.documentation import detect_documentation, segment_documentation
 from gateway.images import ReceivedImage, receive_data_url, receive_image
 from gateway.problems import invalid_request, request_id_of
+from gateway.regions import region_message
 from gateway.results import ImageSize, detection_of, timings_of, usage_of
 from gateway.server_timing import add_gateway_timings, server_timing
 from superlink.errors import invalid_argument
@@ -66,7 +67,10 @@ async def _find(request: Request, task: _Task) -> Response:
     timeout_s = timeout_of(request, deployment.profile.gateway)
     image, options, asked_model = await _read(request, task, deployment, timeout_s)
     phrases = options.phrases()
-    _check_phrases(phrases, deployment.profile.gateway)
+    marks = options.regions if isinstance(options, SegmentOptions) else []
+    regions = [region_message(mark, image) for mark in marks]
+    if not regions or phrases:
+        _check_phrases(phrases, deployment.profile.gateway)
     model = await deployment.orchestrator.served_model(asked_model)
     message = orchestrator_pb2.DetectRequest(
         request_id=request_id_of(request),
@@ -78,11 +82,13 @@ async def _find(request: Request, task: _Task) -> Response:
             semantic=isinstance(options, SegmentOptions) and options.semantic,
         ),
         tool=task.tool,
+        regions=regions,
     )
     asked = time.perf_counter()
     left_s = timeout_s - (asked - request.state.started)
     found = await unless_client_leaves(request, deployment.orchestrator.detect(message, max(left_s, 0.001)))
-    response = _response(model, phrases, found)
+    names = [*phrases, *(f"region {number + 1}" for number in range(len(regions)))]
+    response = _response(model, names, found)
     add_gateway_timings(response.timings, request.state.started, asked)
     headers = {"server-timing": server_timing(response.timings)}
     return JSONResponse(response.model_dump(), headers=headers)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from gateway.regions import RegionMark
 from gateway.results import DetectionResult, ImageSize, TimingEntry, Usage
+from superlink.regions import MOST_REGIONS
 
 # Categories may come as one comma-separated text, in Latin or Chinese punctuation.
 _SEPARATORS = re.compile(r"[,，、]")
@@ -36,11 +40,27 @@ class DetectOptions(BaseModel):
         return [part.strip() for part in given if part.strip()]
 
 
+def _from_text(given: object) -> object:
+    """Form fields and query parameters are texts."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise ValueError(f"regions are a JSON list ({error})") from error
+
+
 class SegmentOptions(DetectOptions):
     """What to look for and which masks to return."""
 
     semantic: bool = Field(
         default=False, description="One mask a phrase, of all that it means, instead of one mask a thing."
+    )
+    regions: Annotated[list[RegionMark], BeforeValidator(_from_text)] = Field(
+        default=[],
+        max_length=MOST_REGIONS,
+        description="Things that are marked rather than named, beside or instead of names. In a form or a query: JSON.",
+        examples=[[{"points": [[40, 60]]}, {"box": [10, 20, 110, 90]}]],
     )
 
 

@@ -56,7 +56,7 @@ _CHAT_EXAMPLE = {
     ],
 }
 _DETECT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "score_threshold": 0.3}
-_SEGMENT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "semantic": False}
+_SEGMENT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "regions": [{"points": [[40, 60]]}]}
 _GENERATION_EXAMPLE = {"prompt": "a cat beside a tree", "n": 1, "superlink": {"seed": 3}}
 _EDIT_EXAMPLE = {"image": _IMAGE_URL, "prompt": "make the dog blue"}
 

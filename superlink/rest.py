@@ -115,6 +115,8 @@ class ChatOptions(TypedDict, total=False):
 
     # Earlier messages in OpenAI's shape; answers may carry the ``superlink`` field that they came with.
     history: Sequence[Mapping[str, Any]]
+    # What is marked on the last image: {"box": [x1, y1, x2, y2]}, {"points": [[x, y]]}, a stroke or a mask.
+    regions: Sequence[Mapping[str, Any]]
     max_tokens: int | None
     # 0, the default: always the most likely answer.
     temperature: float | None
@@ -148,6 +150,8 @@ class SegmentOptions(DetectOptions, total=False):
 
     # One mask a phrase, of all that it means, instead of one mask a thing.
     semantic: bool | None
+    # Things that are marked rather than named, as in ``ChatOptions``.
+    regions: Sequence[Mapping[str, Any]]
 
 
 def chat_call(
@@ -158,12 +162,14 @@ def chat_call(
     timeout_s: float,
     options: ChatOptions,
 ) -> Call:
-    """``POST /v1/chat/completions`` with the images before the words."""
+    """``POST /v1/chat/completions`` with the images before the regions, and both before the words."""
     content: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": encode_image(each).data_url()}} for each in _listed(image)
     ]
-    content.append({"type": "text", "text": prompt})
     given = {name: value for name, value in options.items() if value is not None}
+    marks: Any = given.pop("regions", ())
+    content += [{"type": "region", "region": mark} for mark in marks]
+    content.append({"type": "text", "text": prompt})
     history = given.pop("history", ())
     headers = call_headers(timeout_s, given.pop("request_id", None))
     extension = {name: given.pop(name) for name in TOOL_OPTIONS if name in given}
@@ -186,16 +192,22 @@ def find_call(
 ) -> Call:
     """``POST /v1/detect`` or ``/v1/segment`` as an upload, which is a quarter smaller than a data URL.
 
-    Raises TypeError or ValueError unless exactly one of ``categories`` (a list) and ``phrase`` is given.
+    Raises TypeError or ValueError unless exactly one of ``categories`` (a list) and ``phrase`` is given; with regions
+    none may be.
     """
     if isinstance(categories, str):
         raise TypeError("categories is a list of names; a single text goes into phrase.")
-    if (categories is None) == (phrase is None):
+    regions: Any = options.get("regions") or ()
+    if categories is not None and phrase is not None or not (categories is not None or phrase is not None or regions):
         raise ValueError("Give either categories or phrase.")
     encoded = encode_image(image)
-    given = {name: str(value) for name, value in options.items() if value is not None}
+    given = {name: str(value) for name, value in options.items() if value is not None and name != "regions"}
+    if regions:
+        given["regions"] = json.dumps(list(regions))
     headers = call_headers(timeout_s, given.pop("request_id", None))
-    wanted = {"categories": list(categories)} if categories is not None else {"phrase": phrase}
+    wanted: dict[str, Any] = {}
+    if categories is not None or phrase is not None:
+        wanted = {"categories": list(categories)} if categories is not None else {"phrase": phrase}
     file = ("image", encoded.content, encoded.media_type)
     return Call("POST", path, headers, form={**given, **wanted}, files={"image": file})
 

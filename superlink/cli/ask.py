@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,12 +38,20 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=
 ThresholdOption = Annotated[
     float | None, typer.Option("--threshold", min=0, max=1, help="Drop boxes below this probability.")
 ]
+PointOption = Annotated[
+    list[str] | None, typer.Option("--point", metavar="X,Y", help="Mark the thing at this pixel. Repeatable.")
+]
+BoxOption = Annotated[
+    list[str] | None, typer.Option("--box", metavar="X1,Y1,X2,Y2", help="Mark the thing in this box. Repeatable.")
+]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer.")]
 
 
 def ask(
     image_file: ImageArgument,
     prompt: Annotated[str, typer.Argument(help="What you want to know, in English or Chinese.", show_default=False)],
+    points: PointOption = None,
+    boxes: BoxOption = None,
     url: UrlOption = None,
     start: StartOption = False,
     out: OutOption = None,
@@ -61,16 +69,19 @@ def ask(
     """Ask about an image: prints the answer as it is written, then what the tools found for it.
 
     Where the answer draws or edits, --out writes one picture: the annotated image, and beside it what was made.
+    What is marked with --point and --box is "region 1", "region 2" ..., points first.
 
     Example: superlink ask scene.png "How many dogs are there?" --out annotated.png
     """
     content = read_image(image_file)
+    regions = parse_marks(points, boxes)
     with gateway_address(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
         answer = None
         events = client.chat(
             content,
             prompt,
             stream=True,
+            regions=regions,
             score_threshold=threshold,
             max_rounds=rounds,
             drawing=None if seed is None else {"seed": seed},
@@ -130,8 +141,10 @@ def detect(
 def segment(
     image: ImageArgument,
     categories: Annotated[
-        list[str], typer.Argument(help='What to cut out: dog cat "red apple" 小狗.', show_default=False)
-    ],
+        list[str] | None, typer.Argument(help='What to cut out: dog cat "red apple" 小狗.', show_default=False)
+    ] = None,
+    points: PointOption = None,
+    boxes: BoxOption = None,
     semantic: Annotated[
         bool, typer.Option("--semantic", help="One mask a name, of all that it means, instead of one a thing.")
     ] = False,
@@ -145,14 +158,35 @@ def segment(
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:
-    """Cut named things out of an image, pixel by pixel; --out draws the masks, --json writes them.
+    """Cut named or marked things out of an image, pixel by pixel; --out draws the masks, --json writes them.
 
-    Example: superlink segment scene.png dog cat --out masks.png
+    Example: superlink segment scene.png dog cat --point 120,80 --out masks.png
     """
     content = read_image(image)
+    regions = parse_marks(points, boxes)
+    if not categories and not regions:
+        fail("Say what to cut out: names, --point or --box.", exit_code=2)
     with gateway_address(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
-        found = client.segment(content, categories, score_threshold=threshold, semantic=semantic or None)
+        found = client.segment(
+            content, categories or None, regions=regions, score_threshold=threshold, semantic=semantic or None
+        )
     _report(content, found, timings, out, json_file)
+
+
+def parse_marks(points: Sequence[str] | None, boxes: Sequence[str] | None) -> list[dict[str, Any]]:
+    """``--point`` and ``--box`` as regions of the API. Ends the command where one is not made of numbers."""
+    marked: list[dict[str, Any]] = [{"points": [_numbers("--point", text, 2)]} for text in points or ()]
+    return marked + [{"box": _numbers("--box", text, 4)} for text in boxes or ()]
+
+
+def _numbers(option: str, text: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        fail(f"{option} {text}: expected {count} numbers with commas between them, in pixels.", exit_code=2)
+    return numbers
 
 
 def _report(content: bytes, found: DetectionAnswer, timings: bool, out: Path | None, json_file: Path | None) -> None:

@@ -92,6 +92,33 @@ def test_detect_says_what_was_not_found(gateway: ScriptedGateway, picture: Path)
     assert "cat: not found" in result.stdout
 
 
+def test_segment_takes_marks_instead_of_names(gateway: ScriptedGateway, picture: Path) -> None:
+    gateway.answer(Reply(200, b'{"model": "m", "categories": [], "detections": []}'))
+
+    result = superlink(
+        "segment", str(picture), "--point", "3,4.5", "--box", "1,2,30,40", "--point", "5,6", "--url", gateway.url
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert b'[{"points": [[3.0, 4.5]]}, {"points": [[5.0, 6.0]]}, {"box": [1.0, 2.0, 30.0, 40.0]}]' in (
+        gateway.received[0].body
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--point", "3"), "--point 3: expected 2 numbers"),
+        (("--box", "1,2,a,4"), "--box 1,2,a,4: expected 4 numbers"),
+        ((), "Say what to cut out"),
+    ],
+)
+def test_marks_that_are_no_numbers_are_named(arguments: tuple[str, ...], message: str, picture: Path) -> None:
+    result = superlink("segment", str(picture), *arguments, "--url", "http://127.0.0.1:9")
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+
+
 def test_a_problem_is_one_clear_line_and_not_a_traceback(gateway: ScriptedGateway, picture: Path) -> None:
     document = {"code": "unsupported_image", "detail": "Not a PNG.", "service": "gateway", "request_id": "r-9"}
     gateway.answer(Reply(415, json.dumps(document).encode()))

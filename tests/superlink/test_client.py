@@ -66,11 +66,17 @@ def test_what_the_sdk_sends_fits_the_gateways_schema(gateway: ScriptedGateway) -
             max_rounds=1,
             score_threshold=0.4,
             request_id="mine",
+            regions=[{"points": [[3, 4]]}],
         )
     (sent,) = gateway.received
     request = ChatRequest.model_validate_json(sent.body)
     assert [message.role for message in request.messages] == ["user", "assistant", "user"]
-    assert [part["type"] for part in sent.json["messages"][-1]["content"]] == ["image_url", "image_url", "text"]
+    assert [part["type"] for part in sent.json["messages"][-1]["content"]] == [
+        "image_url",
+        "image_url",
+        "region",
+        "text",
+    ]
     assert request.superlink.max_rounds == 1
     assert request.superlink.score_threshold == 0.4
     assert request.max_tokens == 20
@@ -163,6 +169,18 @@ def test_segment_returns_a_mask_for_everything_that_is_found(gateway: ScriptedGa
     assert b'name="semantic"' in gateway.received[0].body
     assert found.mask is not None
     assert list(found.mask.image().tobytes()) == [0, 255, 0] * 2
+
+
+def test_what_is_marked_is_segmented_without_names(gateway: ScriptedGateway) -> None:
+    gateway.answer(Reply(200, b'{"categories": [], "detections": []}', {"content-type": "application/json"}))
+
+    with Client(gateway.url) as client:
+        client.segment(png(), regions=[{"box": [1, 2, 3, 4]}])
+
+    body = gateway.received[0].body
+    assert b'name="regions"' in body
+    assert b'[{"box": [1, 2, 3, 4]}]' in body
+    assert b'name="categories"' not in body
 
 
 def test_detect_takes_either_categories_or_a_phrase(gateway: ScriptedGateway) -> None:
