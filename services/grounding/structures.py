@@ -46,6 +46,8 @@ class GroundingResult:
     presence_found: NDArray[np.bool_]
     # One for each find, of decoders that segment.
     masks: tuple[EncodedMask, ...] | None = None
+    # [found, keypoints, 3] float32: x and y in pixels of the upright original, confidence; of decoders that find poses.
+    keypoints: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,13 @@ def start_detector(recipe: Recipe) -> tuple[Detector, DenseHead]:
 
 def noisy_vocabulary(decoder: GroundingDecoder[Any, Any, Any], images: int) -> tuple[Tensor, Tensor]:
     """All rows as links ``[images, vocabulary, link_width]``, as inexact as the MLLM's will be, and their mask."""
-    rows = decoder.vocabulary.weight
-    links = rows.expand(images, -1, -1)
-    links = links + torch.randn_like(links) * rows.detach().std() * LINK_NOISE
-    return links, torch.ones(links.shape[:2], dtype=torch.bool, device=rows.device)
+    links = noisy_links(decoder.vocabulary.weight.expand(images, -1, -1))
+    return links, torch.ones(links.shape[:2], dtype=torch.bool, device=links.device)
+
+
+def noisy_links(rows: Tensor) -> Tensor:
+    """``rows`` of a vocabulary, as inexact as the MLLM's links will be."""
+    return rows + torch.randn_like(rows) * rows.detach().std() * LINK_NOISE
 
 
 def share_targets(targets: Targets, device: torch.device) -> Targets:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from services.detection.configuration import DetectorConfig
+from services.pose.configuration import PoseConfig
 from services.segmentation.configuration import SegmenterConfig
 from superlink.configuration import Section, load_yaml
 
@@ -39,6 +40,8 @@ class Data(Section):
     largest_side: PositiveInt = 320
     # Share of the scenes that lie on grounds with a name (grass, sky); segmenters learn grounds on these.
     named_grounds: float = Field(default=0.0, ge=0, le=1)
+    # People and deer in a scene, at most.
+    most_figures: int = Field(default=0, ge=0)
     # The file that `make sprites` writes; unset: where it writes by default.
     sprites: Path | None = None
     # Processes that compose scenes; 0 composes them in the training process.
@@ -64,10 +67,11 @@ class Recipe(Section):
     """One training run."""
 
     name: str
-    # detector: the detector alone, with its vocabulary in place of the MLLM's link embeddings. segmenter: likewise.
+    # detector: the detector alone, with its vocabulary in place of the MLLM's link embeddings. segmenter, pose:
+    # likewise.
     # words: the language model alone, without sight. chat: the MLLM alone, on conversations. joint: MLLM and detector,
     # through the super link.
-    stage: Literal["detector", "segmenter", "words", "chat", "joint"]
+    stage: Literal["detector", "segmenter", "pose", "words", "chat", "joint"]
     seed: int = 0
     threads: PositiveInt = 2
     schedule: Schedule
@@ -76,6 +80,7 @@ class Recipe(Section):
     checkpoints: Checkpoints = Checkpoints()
     detector: DetectorConfig = DetectorConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
+    pose: PoseConfig = PoseConfig()
     # Modules that do not learn, by their path: ["mllm.internvl.model.vision_tower"].
     frozen: tuple[str, ...] = ()
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.

@@ -87,6 +87,7 @@ def make_composer(data: Data) -> Composer:
         smallest_side=data.smallest_side,
         largest_side=data.largest_side,
         named_grounds=data.named_grounds,
+        most_figures=data.most_figures,
     )
     return Composer(load_sprites(data.sprites), options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.trainer.chat_stage import ChatStage
 from services.trainer.detector_stage import DetectorStage
 from services.trainer.joint_stage import JointStage
+from services.trainer.pose_stage import PoseStage
 from services.trainer.recipe import Recipe
 from services.trainer.segmenter_stage import SegmenterStage
 from services.trainer.stage import Stage
@@ -13,6 +14,7 @@ from services.trainer.words_stage import WordsStage
 _STAGES: dict[str, type[Stage]] = {
     "detector": DetectorStage,
     "segmenter": SegmenterStage,
+    "pose": PoseStage,
     "words": WordsStage,
     "chat": ChatStage,
     "joint": JointStage,

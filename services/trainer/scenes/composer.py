@@ -1,8 +1,11 @@
-"""Composes scenes: emoji art on textured grounds, with exact boxes and masks, reproducible from a seed."""
+"""Composes scenes: emoji art and articulated figures on textured grounds, with exact boxes, masks and keypoints.
+
+Every scene is reproducible from its seed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from services.trainer.scenes.categories import CATEGORIES
+from services.trainer.scenes.figures import FIGURE_CATEGORIES, HIDDEN, UNLABELLED, Figure, draw_figure
 from services.trainer.scenes.grounds import paint_ground, paint_some_named
 from services.trainer.scenes.scene import Category, Scene, SceneObject
+from services.trainer.scenes.skeletons import SKELETONS, Skeleton
 from services.trainer.scenes.sprites import TRAINING_STYLES
 
 # Training draws its seeds below this number; the fixed evaluation set starts there.
@@ -22,6 +27,8 @@ LEAST_VISIBLE = 0.65
 _LEAST_PIXELS = 60
 _PLACEMENT_ATTEMPTS = 12
 _MOST_OBJECTS = 7
+# Sprites beside figures, at most: a scene with figures is about them.
+_MOST_BESIDE_FIGURES = 4
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,11 @@ class ComposerOptions:
     most_categories: int = 4
     # Share of the scenes whose ground has a name.
     named_grounds: float = 0.0
+    # People and deer in a scene, at most; 0: sprites alone. Every scene has one at least where there may be any.
+    most_figures: int = 0
+    # Length of a figure relative to the square root of the scene's area.
+    smallest_figure: float = 0.35
+    largest_figure: float = 0.85
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,9 @@ class Layer:
     piece: NDArray[np.uint8]
     left: int
     top: int
+    # What the piece was cut from, if that is a figure, and where its left upper corner would lie in the scene.
+    figure: Figure | None = None
+    corner: tuple[int, int] = (0, 0)
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -98,7 +113,7 @@ class Composition:
         for layer in self.layers:
             window = canvas[layer.window]
             window += (layer.piece[..., :3] - window) * (layer.piece[..., 3:].astype(np.float32) / 255)
-        objects = tuple(_scene_object(layer.category, owner == index) for index, layer in enumerate(self.layers))
+        objects = tuple(_scene_object(layer, owner, index) for index, layer in enumerate(self.layers))
         grounds = tuple((name, pixels & (owner < 0)) for name, pixels in self.grounds)
         return Scene(self.light.shine(canvas), objects, self.style, self.seed, grounds)
 
@@ -139,8 +154,11 @@ class Composer:
         # Which thing each pixel shows: its drawing order, or -1 for the ground.
         owner = np.full((height, width), -1, dtype=np.int16)
         layers: list[Layer] = []
-        for category in self._choose_categories(rng):
-            layer = self.place(category, style, owner, layers, rng)
+        for thing in self._choose_things(rng):
+            if isinstance(thing, Skeleton):
+                layer = self._place_figure(thing, owner, layers, rng)
+            else:
+                layer = self.place(thing, style, owner, layers, rng)
             if layer is not None:
                 owner[layer.window][layer.solid] = len(layers)
                 layers.append(layer)
@@ -149,6 +167,16 @@ class Composer:
     def draw_sprite(self, category: int, style: str, size: float, rng: np.random.Generator) -> NDArray[np.uint8]:
         """A category's art, its longer side ``size`` pixels before it is turned and stretched: uint8 RGBA."""
         return _vary(self._art[style][category], size, rng)
+
+    def _choose_things(self, rng: np.random.Generator) -> list[int | Skeleton]:
+        """Category indices and skeletons, one a thing to draw, in random order."""
+        things: list[int | Skeleton] = [*self._choose_categories(rng)]
+        if self.options.most_figures:
+            count = int(rng.integers(1, self.options.most_figures + 1))
+            figures = [SKELETONS[kind] for kind in rng.integers(len(SKELETONS), size=count)]
+            things = [*things[: rng.integers(_MOST_BESIDE_FIGURES + 1)], *figures]
+            things = [things[place] for place in rng.permutation(len(things))]
+        return things
 
     def _choose_categories(self, rng: np.random.Generator) -> list[int]:
         """Category indices, one a thing to draw, in random order."""
@@ -172,33 +200,72 @@ class Composer:
 
         ``owner`` says which of ``layers`` each pixel of the scene shows.
         """
-        height, width = owner.shape
         options = self.options
-        areas = [int(layer.solid.sum()) for layer in layers]
-        for attempt in range(_PLACEMENT_ATTEMPTS):
-            largest = options.largest_object * (1 - 0.04 * len(layers)) * (1 - 0.04 * attempt)
-            relative = rng.uniform(options.smallest_object, max(largest, options.smallest_object + 0.02))
-            sprite = self.draw_sprite(category, style, relative * np.sqrt(height * width), rng)
-            sprite_height, sprite_width = sprite.shape[:2]
-            # Up to an eighth may stick out of the scene.
-            left = int(rng.integers(-sprite_width // 8, max(1, width - sprite_width + sprite_width // 8)))
-            top = int(rng.integers(-sprite_height // 8, max(1, height - sprite_height + sprite_height // 8)))
-            layer = cut_layer(CATEGORIES[category], sprite, left, top, owner.shape)
-            region = owner[layer.window]
-            hidden = np.bincount(region[layer.solid & (region >= 0)], minlength=len(areas))
-            if layer.solid.sum() >= _LEAST_PIXELS and all(
-                (owner == index).sum() - hidden[index] >= LEAST_VISIBLE * areas[index]
-                for index in np.flatnonzero(hidden)
-            ):
-                return layer
-        return None
+
+        def draw(size: float) -> tuple[NDArray[np.uint8], None]:
+            return self.draw_sprite(category, style, size, rng), None
+
+        sizes = options.smallest_object, options.largest_object
+        return _find_place(CATEGORIES[category], draw, sizes, owner, layers, rng)
+
+    def _place_figure(
+        self, skeleton: Skeleton, owner: NDArray[np.int16], layers: Sequence[Layer], rng: np.random.Generator
+    ) -> Layer | None:
+        """As ``place``, of a figure."""
+
+        def draw(size: float) -> tuple[NDArray[np.uint8], Figure]:
+            figure = draw_figure(skeleton, size, rng)
+            return figure.pixels, figure
+
+        sizes = self.options.smallest_figure, self.options.largest_figure
+        return _find_place(FIGURE_CATEGORIES[skeleton.key], draw, sizes, owner, layers, rng)
 
 
-def cut_layer(category: Category, sprite: NDArray[np.uint8], left: int, top: int, scene: tuple[int, ...]) -> Layer:
-    """The part of a sprite that lies in a scene of this height and width."""
+def _find_place(
+    category: Category,
+    draw: Callable[[float], tuple[NDArray[np.uint8], Figure | None]],
+    sizes: tuple[float, float],
+    owner: NDArray[np.int16],
+    layers: Sequence[Layer],
+    rng: np.random.Generator,
+) -> Layer | None:
+    """A random place for what ``draw`` makes of a length in pixels; see ``Composer.place``.
+
+    ``sizes`` are the smallest and largest length, relative to the square root of the scene's area.
+    """
+    height, width = owner.shape
+    smallest, largest = sizes
+    areas = [int(layer.solid.sum()) for layer in layers]
+    for attempt in range(_PLACEMENT_ATTEMPTS):
+        shrunk = largest * (1 - 0.04 * len(layers)) * (1 - 0.04 * attempt)
+        relative = rng.uniform(smallest, max(shrunk, smallest + 0.02))
+        pixels, figure = draw(relative * np.sqrt(height * width))
+        own_height, own_width = pixels.shape[:2]
+        # Up to an eighth may stick out of the scene.
+        left = int(rng.integers(-own_width // 8, max(1, width - own_width + own_width // 8)))
+        top = int(rng.integers(-own_height // 8, max(1, height - own_height + own_height // 8)))
+        layer = cut_layer(category, pixels, left, top, owner.shape, figure)
+        region = owner[layer.window]
+        hidden = np.bincount(region[layer.solid & (region >= 0)], minlength=len(areas))
+        if layer.solid.sum() >= _LEAST_PIXELS and all(
+            (owner == index).sum() - hidden[index] >= LEAST_VISIBLE * areas[index] for index in np.flatnonzero(hidden)
+        ):
+            return layer
+    return None
+
+
+def cut_layer(
+    category: Category,
+    pixels: NDArray[np.uint8],
+    left: int,
+    top: int,
+    scene: tuple[int, ...],
+    figure: Figure | None = None,
+) -> Layer:
+    """The part of a sprite or figure that lies in a scene of this height and width."""
     height, width = scene
     x1, y1 = max(left, 0), max(top, 0)
-    return Layer(category, sprite[y1 - top : height - top, x1 - left : width - left], x1, y1)
+    return Layer(category, pixels[y1 - top : height - top, x1 - left : width - left], x1, y1, figure, (left, top))
 
 
 def _vary(art: Image.Image, size: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -234,7 +301,25 @@ def _light(height: int, width: int, rng: np.random.Generator) -> Light:
     return Light(gain.astype(np.float32), falloff)
 
 
-def _scene_object(category: Category, mask: NDArray[np.bool_]) -> SceneObject:
+def _scene_object(layer: Layer, owner: NDArray[np.int16], index: int) -> SceneObject:
+    """What stays visible of layer ``index``, where ``owner`` says which layer each pixel shows."""
+    mask = owner == index
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    return SceneObject(category=category, box=box, mask=mask, area=int(mask.sum()))
+    keypoints, visibility = None, None
+    if layer.figure is not None:
+        keypoints = layer.figure.keypoints + np.array(layer.corner, dtype=np.float32)
+        visibility = _visibility(keypoints, layer.figure.visibility, owner, index)
+    return SceneObject(layer.category, box, mask, int(mask.sum()), keypoints, visibility)
+
+
+def _visibility(
+    keypoints: NDArray[np.float32], drawn: NDArray[np.uint8], owner: NDArray[np.int16], index: int
+) -> NDArray[np.uint8]:
+    """Flags of a figure's keypoints in a scene, from those it was drawn with; only later layers hide it."""
+    height, width = owner.shape
+    places = np.floor(keypoints).astype(int)
+    is_inside = ((places >= 0) & (places < (width, height))).all(axis=1)
+    columns, rows = places.clip(0, (width - 1, height - 1)).T
+    flags = np.where(owner[rows, columns] > index, HIDDEN, drawn)
+    return np.where(is_inside, flags, UNLABELLED).astype(np.uint8)

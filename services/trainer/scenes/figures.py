@@ -11,11 +11,21 @@ from numpy.typing import NDArray
 from services.trainer.scenes.canvas import PartCanvas, Pose
 from services.trainer.scenes.deer import pose_deer
 from services.trainer.scenes.people import pose_person
+from services.trainer.scenes.scene import Category
 from services.trainer.scenes.skeletons import DEER, PERSON, Skeleton
 
 _POSES: dict[str, Callable[[np.random.Generator], Pose]] = {PERSON.key: pose_person, DEER.key: pose_deer}
-# COCO's visibility flags of keypoints that are labelled.
-HIDDEN, VISIBLE = 1, 2
+# COCO's visibility flags.
+UNLABELLED, HIDDEN, VISIBLE = 0, 1, 2
+
+
+def _category(skeleton: Skeleton, emoji: str, measure_word: str) -> Category:
+    names = skeleton.english, skeleton.english_plural, skeleton.chinese
+    return Category(skeleton.key, "figures", emoji, *names, measure_word)
+
+
+# By the skeleton's key. Figures are drawn, not set from emoji art, and stand apart from the sprites' categories.
+FIGURE_CATEGORIES = {PERSON.key: _category(PERSON, "🧍", "个"), DEER.key: _category(DEER, "🦌", "头")}
 
 
 @dataclass(frozen=True)

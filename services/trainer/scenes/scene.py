@@ -36,6 +36,10 @@ class SceneObject:
     mask: NDArray[np.bool_]
     # Visible pixels.
     area: int
+    # Of a figure: [keypoints, 2] float32, x and y in pixels, in its skeleton's order.
+    keypoints: NDArray[np.float32] | None = None
+    # [keypoints] uint8 flags of COCO: 2 visible, 1 hidden by something, 0 outside the image.
+    visibility: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

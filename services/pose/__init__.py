@@ -1,0 +1,1 @@
+"""The pose estimator: finds things and where their named keypoints are."""

@@ -1,0 +1,126 @@
+"""Trains the pose estimator alone: it takes over a detector, with its boxes, and learns where keypoints are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from services.detection.model import Detector
+from services.pose.configuration import SkeletonConfig
+from services.pose.model import PoseEstimator
+from services.pose.structures import PoseTargets
+from services.runtime.weights import load_weights
+from services.trainer.detection_samples import image_targets, pad_targets
+from services.trainer.detector_stage import noisy_links, share_targets
+from services.trainer.pose_evaluation import evaluate_pose
+from services.trainer.pose_samples import ImageKeypoints, choose_keypoints, image_keypoints, pad_keypoints
+from services.trainer.recipe import Recipe
+from services.trainer.scenes.figures import FIGURE_CATEGORIES
+from services.trainer.scenes.pose_names import FIGURE_NAMES, POSE_NAMES
+from services.trainer.scenes.referring import members
+from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.skeletons import SKELETONS
+from services.trainer.stage import Stage
+
+
+@dataclass(frozen=True)
+class _Sample:
+    pixels: Tensor
+    targets: tuple[Tensor, Tensor]
+    keypoints: ImageKeypoints
+
+
+@dataclass(frozen=True)
+class _Batch:
+    pixels: Tensor
+    # [batch, keypoints] int64: rows of the vocabulary that are asked for, and which are real.
+    rows: Tensor
+    mask: Tensor
+    targets: PoseTargets
+
+
+class PoseStage(Stage):
+    """See the module's docstring."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.pose = start_pose(recipe)
+        self.model = nn.ModuleDict({"pose": self.pose})
+
+    def prepare(self, scene: Scene, seed: int) -> _Sample:
+        """Ask for every kind of figure, present or not, and for keypoints in random order."""
+        groups = [members(scene, FIGURE_CATEGORIES[skeleton.key]) for skeleton in SKELETONS]
+        rows = choose_keypoints(scene, np.random.default_rng((seed, 5)))
+        return _Sample(
+            pixels=self.pose.prepare(scene.image).pixels,
+            targets=image_targets(scene, groups),
+            keypoints=image_keypoints(scene, groups, rows),
+        )
+
+    def collate(self, samples: Sequence[_Sample]) -> _Batch:
+        """See ``Stage``."""
+        rows, mask, targets = pad_keypoints(
+            [sample.keypoints for sample in samples], pad_targets([sample.targets for sample in samples])
+        )
+        return _Batch(torch.stack([sample.pixels for sample in samples]), rows, mask, targets)
+
+    def losses(self, batch: _Batch) -> dict[str, Tensor]:
+        """See ``Stage``."""
+        device = self.pose.logit_bias.device
+        targets = share_targets(batch.targets, device)
+        links = noisy_links(self.pose.things().expand(len(batch.pixels), -1, -1))
+        link_mask = torch.ones(links.shape[:2], dtype=torch.bool, device=device)
+        keypoint_links = noisy_links(self.pose.vocabulary(batch.rows.to(device)))
+        features = self.pose.encode(batch.pixels.to(device))
+        outputs = self.pose(features, links, link_mask, keypoint_links, batch.mask.to(device), targets)
+        return self.pose.loss(outputs, targets)
+
+    def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        """AP over OKS, by kind of figure."""
+        rows = self.pose.vocabulary.weight
+        return evaluate_pose(self.pose, lambda _, names: rows[names], scenes)
+
+    def export(self, folder: Path) -> None:
+        """Weights as the service loads them."""
+        self.pose.save(folder)
+
+
+def start_pose(recipe: Recipe) -> PoseEstimator:
+    """The estimator of an earlier run (``start_from.pose``), or one that takes over ``start_from.detector``.
+
+    ``start_from.vocabulary`` gives it its rows: a folder whose ``model.safetensors`` has one tensor, "vocabulary"
+    ``[len(POSE_NAMES), link_width]``. An MLLM that learns to speak to this estimator can then learn at the same time.
+    """
+    config = recipe.pose.model_copy(
+        update={"vocabulary": len(POSE_NAMES), "things": FIGURE_NAMES, "skeletons": known_skeletons()}
+    )
+    estimator = PoseEstimator(config)
+    if "pose" in recipe.start_from:
+        load_weights(estimator, recipe.start_from["pose"])
+    elif "detector" in recipe.start_from:
+        weights = Detector.load(recipe.start_from["detector"]).state_dict()
+        # Its categories are others.
+        del weights["vocabulary.weight"]
+        estimator.load_state_dict(weights, strict=False)
+    if "vocabulary" in recipe.start_from:
+        rows = load_file(recipe.start_from["vocabulary"] / "model.safetensors")["vocabulary"]
+        estimator.vocabulary.load_state_dict({"weight": rows})
+    return estimator
+
+
+def known_skeletons() -> tuple[SkeletonConfig, ...]:
+    """The scenes' skeletons, as a deployed estimator tells them."""
+    return tuple(
+        SkeletonConfig(
+            names=(skeleton.english, skeleton.chinese),
+            keypoints=tuple(keypoint.english for keypoint in skeleton.keypoints),
+            bones=tuple((skeleton.index(first), skeleton.index(second)) for first, second in skeleton.bones),
+        )
+        for skeleton in SKELETONS
+    )
