@@ -1,4 +1,4 @@
-"""``POST /v1/detect`` and ``POST /v1/segment``: the fast path."""
+"""``POST /v1/detect``, ``POST /v1/segment`` and ``POST /v1/pose``: the fast path."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from gateway.detect_schema import (
     DetectOptions,
     DetectRequest,
     DetectResponse,
+    PoseOptions,
+    PoseRequest,
     SegmentOptions,
     SegmentRequest,
 )
 from gateway.disconnects import unless_client_leaves
-from gateway.documentation import detect_documentation, segment_documentation
+from gateway.documentation import detect_documentation, pose_documentation, segment_documentation
 from gateway.images import ReceivedImage, receive_data_url, receive_image
 from gateway.problems import invalid_request, request_id_of
 from gateway.regions import region_message
@@ -41,11 +43,14 @@ class _Task:
 
     tool: str
     options: type[DetectOptions]
-    body: type[DetectRequest] | type[SegmentRequest]
+    body: type[DetectRequest] | type[SegmentRequest] | type[PoseRequest]
 
 
 _DETECTION = _Task("detection", DetectOptions, DetectRequest)
 _SEGMENTATION = _Task("segmentation", SegmentOptions, SegmentRequest)
+_POSE = _Task("pose", PoseOptions, PoseRequest)
+# Options that may be repeated as form fields and query parameters.
+_LISTS = ("categories", "keypoints")
 
 
 @router.post("/v1/detect", response_model=DetectResponse, summary="Detect known categories", **detect_documentation())
@@ -62,15 +67,22 @@ async def segment(request: Request) -> Response:
     return await _find(request, _SEGMENTATION)
 
 
+@router.post("/v1/pose", response_model=DetectResponse, summary="Keypoints of known things", **pose_documentation())
+async def pose(request: Request) -> Response:
+    """Look for a list of things, or for one phrase, in an image, and say where their keypoints are."""
+    return await _find(request, _POSE)
+
+
 async def _find(request: Request, task: _Task) -> Response:
     deployment = deployment_of(request)
     timeout_s = timeout_of(request, deployment.profile.gateway)
     image, options, asked_model = await _read(request, task, deployment, timeout_s)
     phrases = options.phrases()
+    keypoints = options.keypoint_names() if isinstance(options, PoseOptions) else []
     marks = options.regions if isinstance(options, SegmentOptions) else []
     regions = [region_message(mark, image) for mark in marks]
     if not regions or phrases:
-        _check_phrases(phrases, deployment.profile.gateway)
+        _check_phrases(phrases, keypoints, deployment.profile.gateway)
     model = await deployment.orchestrator.served_model(asked_model)
     message = orchestrator_pb2.DetectRequest(
         request_id=request_id_of(request),
@@ -83,6 +95,7 @@ async def _find(request: Request, task: _Task) -> Response:
         ),
         tool=task.tool,
         regions=regions,
+        keypoints=keypoints,
     )
     asked = time.perf_counter()
     left_s = timeout_s - (asked - request.state.started)
@@ -115,10 +128,10 @@ async def _read(
 
 
 def _options(task: _Task, fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
-    """Options from form fields or query parameters; ``categories`` may repeat, the others not."""
+    """Options from form fields or query parameters; lists may repeat, the others not."""
     values: dict[str, Any] = {}
     for name, given in fields.items():
-        if name == "categories":
+        if name in _LISTS:
             values[name] = given
         elif len(given) > 1:
             raise invalid_argument("invalid_request", f"The field {name!r} is given more than once.")
@@ -131,14 +144,18 @@ def _options(task: _Task, fields: dict[str, list[str]]) -> tuple[DetectOptions, 
         raise invalid_request(error) from error
 
 
-def _check_phrases(phrases: list[str], settings: GatewaySettings) -> None:
+def _check_phrases(phrases: list[str], keypoints: list[str], settings: GatewaySettings) -> None:
     if not phrases:
         raise invalid_argument("empty_prompt", "Say what to look for: 'categories' or 'phrase'.")
     if len(phrases) > settings.max_phrases:
         raise invalid_argument(
             "too_many_phrases", f"The request names {len(phrases)} phrases; the limit is {settings.max_phrases}."
         )
-    length = sum(len(phrase) for phrase in phrases)
+    if len(keypoints) > settings.max_phrases:
+        raise invalid_argument(
+            "too_many_phrases", f"The request names {len(keypoints)} keypoints; the limit is {settings.max_phrases}."
+        )
+    length = sum(len(phrase) for phrase in (*phrases, *keypoints))
     if length > settings.max_prompt_characters:
         raise invalid_argument(
             "prompt_too_long",
@@ -157,6 +174,7 @@ def _response(model: str, phrases: list[str], found: orchestrator_pb2.DetectResp
                 phrase=phrase,
                 found=index in presence and presence[index].found,
                 score=round(presence[index].score, 5) if index in presence else 0.0,
+                bones=_bones(found.skeletons[index]) if index < len(found.skeletons) else None,
             )
             for index, phrase in enumerate(phrases)
         ],
@@ -169,3 +187,7 @@ def _response(model: str, phrases: list[str], found: orchestrator_pb2.DetectResp
         usage=usage_of(found.usage),
         timings=timings_of(found.timings),
     )
+
+
+def _bones(skeleton: decoder_pb2.Skeleton) -> list[tuple[str, str]]:
+    return [(skeleton.keypoints[bone.first], skeleton.keypoints[bone.second]) for bone in skeleton.bones]

@@ -1,4 +1,4 @@
-"""``POST /v1/detect`` and ``POST /v1/segment``: requests and responses."""
+"""``POST /v1/detect``, ``POST /v1/segment`` and ``POST /v1/pose``: requests and responses."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ class DetectOptions(BaseModel):
 
     def phrases(self) -> list[str]:
         """What to look for, in order, without blanks."""
-        given: list[str] = [] if self.phrase is None else [self.phrase]
-        listed = [self.categories] if isinstance(self.categories, str) else self.categories or []
-        given += [part for entry in listed for part in _SEPARATORS.split(entry)]
-        return [part.strip() for part in given if part.strip()]
+        given = [] if self.phrase is None or not self.phrase.strip() else [self.phrase.strip()]
+        return given + _listed(self.categories)
 
 
 def _from_text(given: object) -> object:
@@ -64,6 +62,26 @@ class SegmentOptions(DetectOptions):
     )
 
 
+class PoseOptions(DetectOptions):
+    """What to look for and which of its keypoints to return."""
+
+    keypoints: list[str] | str | None = Field(
+        default=None,
+        description="Names of keypoints: a list, or one text with commas. Unset: all that the tool knows.",
+        examples=[["nose", "left wrist"]],
+    )
+
+    def keypoint_names(self) -> list[str]:
+        """Which keypoints to look for, in order, without blanks; none: all that the tool knows."""
+        return _listed(self.keypoints)
+
+
+def _listed(given: list[str] | str | None) -> list[str]:
+    """The names in a list or in one text, without blanks."""
+    entries = [given] if isinstance(given, str) else given or []
+    return [part.strip() for entry in entries for part in _SEPARATORS.split(entry) if part.strip()]
+
+
 class ImageBody(BaseModel):
     """The image of a JSON body."""
 
@@ -79,12 +97,21 @@ class SegmentRequest(SegmentOptions, ImageBody):
     """The JSON body."""
 
 
+class PoseRequest(PoseOptions, ImageBody):
+    """The JSON body."""
+
+
 class CategoryResult(BaseModel):
     """Whether one category is in the image at all."""
 
     phrase: str
     found: bool
     score: float = Field(description="Calibrated probability of the best candidate.")
+    bones: list[tuple[str, str]] | None = Field(
+        default=None,
+        exclude_if=lambda bones: bones is None,
+        description="From tools that find poses: pairs of keypoints between which a line is drawn.",
+    )
 
 
 class CategoryDetection(DetectionResult):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.chat_schema import ChatCompletionChunk, ChatRequest
-from gateway.detect_schema import DetectOptions, DetectRequest, SegmentOptions, SegmentRequest
+from gateway.detect_schema import DetectOptions, DetectRequest, PoseOptions, PoseRequest, SegmentOptions, SegmentRequest
 from gateway.drawing_schema import CompletedImage, DrawingProgress, EditRequest, GenerationOptions, GenerationRequest
 from gateway.problems import Problem
 
@@ -28,6 +28,8 @@ _EXTRA_MODELS: tuple[type[BaseModel], ...] = (
     EditRequest,
     DrawingProgress,
     CompletedImage,
+    PoseOptions,
+    PoseRequest,
     Problem,
 )
 
@@ -59,6 +61,7 @@ _DETECT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "score_thr
 _SEGMENT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "regions": [{"points": [[40, 60]]}]}
 _GENERATION_EXAMPLE = {"prompt": "a cat beside a tree", "n": 1, "superlink": {"seed": 3}}
 _EDIT_EXAMPLE = {"image": _IMAGE_URL, "prompt": "make the dog blue"}
+_POSE_EXAMPLE = {"image": _IMAGE_URL, "categories": ["person"], "keypoints": ["nose", "left wrist"]}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -137,6 +140,11 @@ def _drawing_responses() -> dict[int | str, dict[str, Any]]:
             "content": {"text/event-stream": {"schema": events}},
         },
     }
+
+
+def pose_documentation() -> dict[str, Any]:
+    """Keyword arguments of the pose route."""
+    return _fast_path(PoseOptions, PoseRequest, _POSE_EXAMPLE)
 
 
 def _fast_path(options: type[BaseModel], body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,15 @@ class RunLengthMask(BaseModel):
     counts: str
 
 
+class KeypointResult(BaseModel):
+    """One keypoint of an object."""
+
+    name: str
+    x: float = Field(description="In pixels of the upright image.")
+    y: float
+    score: float = Field(description="Confidence in 0..1 that the keypoint is seen, and is here.")
+
+
 class DetectionResult(BaseModel):
     """One object."""
 
@@ -40,6 +49,9 @@ class DetectionResult(BaseModel):
     score: float = Field(description="Calibrated probability in 0..1.")
     segmentation: RunLengthMask | None = Field(
         default=None, exclude_if=lambda mask: mask is None, description="From tools that segment."
+    )
+    keypoints: list[KeypointResult] | None = Field(
+        default=None, exclude_if=lambda keypoints: keypoints is None, description="From tools that find poses."
     )
 
 
@@ -156,6 +168,12 @@ def detection_of(detection: types_pb2.Detection) -> DetectionResult:
         score=round(detection.score, 5),
         segmentation=RunLengthMask(size=[mask.height, mask.width], counts=mask.counts.decode("ascii"))
         if detection.HasField("mask")
+        else None,
+        keypoints=[
+            KeypointResult(name=each.name, x=round(each.x, 2), y=round(each.y, 2), score=round(each.score, 5))
+            for each in detection.keypoints.keypoints
+        ]
+        if detection.HasField("keypoints")
         else None,
     )
 

@@ -37,6 +37,8 @@ class ToolRoute:
     score_threshold: float
     # Whether a group may have a region; not as long as the decoder has not been heard of.
     takes_regions: bool = False
+    # The route of the same decoder whose groups name keypoints of what the groups before them mean; "" for none.
+    keypoint_route: str = ""
 
     @property
     def makes_images(self) -> bool:
@@ -180,6 +182,7 @@ def _routes(
                 description.max_groups,
                 description.score_threshold,
                 description.takes_regions,
+                description.keypoint_route,
             )
             routes.setdefault(token, route)
     for token, word in written.items():

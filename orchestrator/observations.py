@@ -11,7 +11,8 @@ from superlink.v1 import mllm_pb2, types_pb2
 def observe(outcomes: Sequence[ToolOutcome]) -> mllm_pb2.Observation:
     """The outcomes of a round, one entry a group in the order in which the model wrote them.
 
-    Images that were made are for the user to look at, not for the model to read: their groups have no entry.
+    Images that were made are for the user to look at, and names of keypoints are no things to count: their groups have
+    no entry.
 
     A client may ask for detections below the decoder's own threshold: it wants to see them, but the model must not
     count them.
@@ -22,6 +23,8 @@ def observe(outcomes: Sequence[ToolOutcome]) -> mllm_pb2.Observation:
             continue
         threshold = outcome.call.route.score_threshold if outcome.call.route is not None else 0.0
         for index, group in enumerate(outcome.call.groups):
+            if outcome.call.names_keypoint(group):
+                continue
             observed = mllm_pb2.ObservedGroup(route=group.route, phrase=group.phrase)
             if outcome.detections is None:
                 observed.failed = True

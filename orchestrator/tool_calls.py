@@ -24,6 +24,10 @@ class PendingCall:
         """The decoder's name, empty when no decoder serves the route."""
         return self.route.decoder if self.route is not None else ""
 
+    def names_keypoint(self, group: types_pb2.LinkGroup) -> bool:
+        """Whether a group names a keypoint, and so means no thing of its own."""
+        return self.route is not None and bool(group.route) and group.route == self.route.keypoint_route
+
     def to_message(self) -> orchestrator_pb2.ToolCall:
         """The call as the client sees it: without embeddings."""
         groups = [
@@ -52,7 +56,7 @@ class ToolCallFormer:
     """Joins consecutive groups of one decoder into calls. What needs an image and what needs none stay apart.
 
     A call is complete when the next group belongs elsewhere, when it holds as many groups as its decoder takes, or
-    when the round ends.
+    when the round ends. Things and then the names of their keypoints are one call; the next thing begins another.
     """
 
     routes: Mapping[str, ToolRoute]
@@ -85,4 +89,6 @@ class ToolCallFormer:
         one, other = self.routes.get(last.route), self.routes.get(following.route)
         if one is None or other is None:
             return False
-        return one.decoder == other.decoder and one.needs_image == other.needs_image
+        if one.decoder != other.decoder or one.needs_image != other.needs_image:
+            return False
+        return last.route != one.keypoint_route

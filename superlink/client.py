@@ -35,6 +35,7 @@ from superlink.rest import (
     DetectOptions,
     GatewayTimeout,
     GatewayUnreachable,
+    PoseOptions,
     SegmentOptions,
     answer_of,
     chat_call,
@@ -220,6 +221,18 @@ class Client:
         call = edit_call(image, prompt, mask, stream=stream, timeout_s=self._settings.timeout_s, options=options)
         return self._draw(call, on_progress)
 
+    def pose(
+        self,
+        image: ImageInput,
+        categories: Sequence[str] | None = None,
+        *,
+        phrase: str | None = None,
+        **options: Unpack[PoseOptions],
+    ) -> DetectionAnswer:
+        """As ``detect``, with the keypoints of everything that is found."""
+        call = find_call("/v1/pose", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        return detections_of(self._send(call))
+
     def ready(self) -> Readiness:
         """Whether the gateway and every service behind it is ready. Raises GatewayUnreachable."""
         try:
@@ -373,6 +386,18 @@ class AsyncClient:
         stream = on_progress is not None
         call = edit_call(image, prompt, mask, stream=stream, timeout_s=self._settings.timeout_s, options=options)
         return await self._draw(call, on_progress)
+
+    async def pose(
+        self,
+        image: ImageInput,
+        categories: Sequence[str] | None = None,
+        *,
+        phrase: str | None = None,
+        **options: Unpack[PoseOptions],
+    ) -> DetectionAnswer:
+        """As ``Client.pose``."""
+        call = find_call("/v1/pose", image, categories, phrase, timeout_s=self._settings.timeout_s, options=options)
+        return detections_of(await self._send(call))
 
     async def ready(self) -> Readiness:
         """As ``Client.ready``."""

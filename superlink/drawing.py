@@ -38,6 +38,8 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f
 # Smaller images are enlarged for drawing, or labels would cover them.
 SHORTEST_SIDE = 640
 LARGEST_ENLARGEMENT = 4
+# Confidence from which a keypoint counts as seen.
+SURE_KEYPOINT = 0.3
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle = tuple[float, float, float, float]
@@ -53,7 +55,9 @@ class Annotation:
 
 
 def annotate(image: Image.Image, detections: Sequence[Detection]) -> Annotation:
-    """A copy of ``image`` with masks, boxes and labels, one colour a phrase.
+    """A copy of ``image`` with masks, boxes, skeletons and labels, one colour a phrase.
+
+    Keypoints of little confidence are hidden or guessed; they are drawn hollow, and bones to them are left out.
 
     Boxes are in pixels of the upright image. Images whose longer side is under 640 px are enlarged by a whole factor.
     """
@@ -80,6 +84,7 @@ def annotate(image: Image.Image, detections: Sequence[Detection]) -> Annotation:
     for detection, (x1, y1, x2, y2) in zip(detections, scaled, strict=True):
         colour = COLOURS[phrases.index(detection.phrase) % len(COLOURS)]
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=line_width)
+        _draw_skeleton(pen, detection, colour, enlargement, line_width)
     taken: list[Rectangle] = []
     for detection, (x1, y1, _, y2) in zip(detections, scaled, strict=True):
         colour = COLOURS[phrases.index(detection.phrase) % len(COLOURS)]
@@ -95,6 +100,20 @@ def font_for(text: str, size: int) -> Font | None:
         if _covers(font, text):
             return font
     return None
+
+
+def _draw_skeleton(
+    pen: ImageDraw.ImageDraw, detection: Detection, colour: str, enlargement: int, line_width: int
+) -> None:
+    places = {point.name: (point.x * enlargement, point.y * enlargement) for point in detection.keypoints}
+    sure = {point.name for point in detection.keypoints if point.score >= SURE_KEYPOINT}
+    for first, second in detection.bones:
+        if {first, second} <= sure:
+            pen.line((*places[first], *places[second]), fill=colour, width=line_width)
+    radius = 1.5 * line_width
+    for name, (x, y) in places.items():
+        corners = (x - radius, y - radius, x + radius, y + radius)
+        pen.ellipse(corners, fill=colour if name in sure else None, outline="white" if name in sure else colour)
 
 
 def _draw_label(

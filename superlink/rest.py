@@ -154,6 +154,13 @@ class SegmentOptions(DetectOptions, total=False):
     regions: Sequence[Mapping[str, Any]]
 
 
+class PoseOptions(DetectOptions, total=False):
+    """Options of a pose request; None, or left out: the gateway's default."""
+
+    # Names of the keypoints to find; left out: all that the tool knows of what is asked for.
+    keypoints: Sequence[str] | None
+
+
 def chat_call(
     image: ImageInput | Sequence[ImageInput] | None,
     prompt: str,
@@ -188,9 +195,9 @@ def find_call(
     phrase: str | None,
     *,
     timeout_s: float,
-    options: DetectOptions | SegmentOptions,
+    options: DetectOptions | SegmentOptions | PoseOptions,
 ) -> Call:
-    """``POST /v1/detect`` or ``/v1/segment`` as an upload, which is a quarter smaller than a data URL.
+    """``POST /v1/detect``, ``/v1/segment`` or ``/v1/pose`` as an upload, which is a quarter smaller than a data URL.
 
     Raises TypeError or ValueError unless exactly one of ``categories`` (a list) and ``phrase`` is given; with regions
     none may be.
@@ -201,7 +208,11 @@ def find_call(
     if categories is not None and phrase is not None or not (categories is not None or phrase is not None or regions):
         raise ValueError("Give either categories or phrase.")
     encoded = encode_image(image)
-    given = {name: str(value) for name, value in options.items() if value is not None and name != "regions"}
+    given: dict[str, Any] = {
+        name: list(value) if name == "keypoints" and isinstance(value, Sequence) else str(value)
+        for name, value in options.items()
+        if value is not None and name != "regions"
+    }
     if regions:
         given["regions"] = json.dumps(list(regions))
     headers = call_headers(timeout_s, given.pop("request_id", None))

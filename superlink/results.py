@@ -50,6 +50,16 @@ class RunLengthMask(Result):
         return decode_mask(self.size, self.counts)
 
 
+class Keypoint(Result):
+    """One named place of an object, in pixels of the upright image."""
+
+    name: str
+    x: float
+    y: float
+    # Confidence in 0..1 that the keypoint is seen, and is here.
+    score: float
+
+
 class Detection(Result):
     """One object and the words that asked for it."""
 
@@ -59,6 +69,10 @@ class Detection(Result):
     score: float
     # From tools that segment.
     mask: RunLengthMask | None = None
+    # From tools that find poses.
+    keypoints: tuple[Keypoint, ...] = ()
+    # Pairs of keypoints between which a line is drawn, by name; known on the fast path.
+    bones: tuple[tuple[str, str], ...] = ()
 
 
 class FoundObject(Result):
@@ -68,12 +82,26 @@ class FoundObject(Result):
     bbox: tuple[float, float, float, float]
     score: float
     segmentation: RunLengthMask | None = None
+    keypoints: tuple[Keypoint, ...] = ()
+
+    def detection(self, phrase: str, bones: tuple[tuple[str, str], ...] = ()) -> Detection:
+        """The object with the phrase that asked for it."""
+        return Detection(
+            phrase=phrase,
+            box=_corners(self.bbox),
+            score=self.score,
+            mask=self.segmentation,
+            keypoints=self.keypoints,
+            bones=bones,
+        )
 
 
 class CategoryObject(FoundObject):
     """One object of the fast path."""
 
     category: str
+    # Place of the category among those that were asked for.
+    category_index: int = 0
 
 
 class GeneratedImage(Result):
@@ -119,10 +147,7 @@ class PhraseResult(Result):
     @property
     def detections(self) -> tuple[Detection, ...]:
         """The objects with the phrase that asked for them."""
-        return tuple(
-            Detection(phrase=self.phrase, box=_corners(found.bbox), score=found.score, mask=found.segmentation)
-            for found in self.objects
-        )
+        return tuple(found.detection(self.phrase) for found in self.objects)
 
 
 class Problem(Result):
@@ -258,6 +283,8 @@ class Presence(Result):
     found: bool
     # Calibrated probability of the best candidate.
     score: float
+    # Of poses: pairs of keypoints between which a line is drawn.
+    bones: tuple[tuple[str, str], ...] = ()
 
 
 class DetectionAnswer(Result):
@@ -275,10 +302,8 @@ class DetectionAnswer(Result):
     @property
     def detections(self) -> tuple[Detection, ...]:
         """Everything that was found, best first."""
-        return tuple(
-            Detection(phrase=found.category, box=_corners(found.bbox), score=found.score, mask=found.segmentation)
-            for found in self.objects
-        )
+        bones = dict(enumerate(presence.bones for presence in self.presence))
+        return tuple(found.detection(found.category, bones.get(found.category_index, ())) for found in self.objects)
 
 
 class DrawingAnswer(Result):

@@ -139,22 +139,26 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         if request.route not in self._decoder_of_route:
             known = ", ".join(self._decoder_of_route)
             raise invalid_argument("unknown_route", f"Unknown route {request.route!r}. This model knows {known}.")
-        phrases = [" ".join(phrase.split()) for phrase in request.phrases]
-        if not phrases or not all(phrases):
+        decoder = self._decoder_of_route[request.route]
+        strays = sorted({each.route for each in request.following if self._decoder_of_route.get(each.route) != decoder})
+        if strays:
+            raise invalid_argument("unknown_route", f"{', '.join(strays)} and {request.route} lead to no one decoder.")
+        asked = [(request.route, phrase) for phrase in request.phrases]
+        asked += [(each.route, each.phrase) for each in request.following]
+        routed = [RoutedPhrase(route, " ".join(phrase.split())) for route, phrase in asked]
+        if not request.phrases or not all(each.phrase for each in routed):
             raise invalid_argument("empty_phrase", "Name at least one thing to look for, and leave none empty.")
         if self._config.fold_capitals:
-            phrases = [fold_capitals(phrase) for phrase in phrases]
+            routed = [RoutedPhrase(each.route, fold_capitals(each.phrase)) for each in routed]
         with self._engine.admission():
             shows_image = request.HasField("image")
             inputs = await self._prepare([request.image] if shows_image else [])
-            routed = [RoutedPhrase(request.route, phrase) for phrase in phrases]
             rendered = self._render(fast_path(routed, shows_image), inputs, for_generation=False)
             prepare_s = time.monotonic() - began
-            decoder = self._decoder_of_route[request.route]
             linked = await self._engine.link(rendered, inputs, decoder, deadline_of(context))
         groups = [
-            types_pb2.LinkGroup(route=request.route, phrase=phrase, embedding=tensor_to_message(embedding))
-            for phrase, embedding in zip(request.phrases, linked.embeddings, strict=True)
+            types_pb2.LinkGroup(route=route, phrase=phrase, embedding=tensor_to_message(embedding))
+            for (route, phrase), embedding in zip(asked, linked.embeddings, strict=True)
         ]
         timings = timings_of(prepare_s, linked.queue_s, linked.compute_s, time.monotonic() - began)
         return mllm_pb2.LinkResponse(groups=groups, usage=self._usage(rendered, 0), timings=timings)

@@ -20,6 +20,7 @@ from services.pose.configuration import PoseConfig
 from services.pose.keypoint_decoder import KeypointDecoder
 from services.pose.losses import pose_loss
 from services.pose.structures import PoseOutputs, PoseTargets
+from services.runtime.decoder import Skeleton, pad_links
 
 
 class PoseEstimator(GroundingDecoder[PoseOutputs]):
@@ -30,28 +31,30 @@ class PoseEstimator(GroundingDecoder[PoseOutputs]):
 
     def __init__(self, config: PoseConfig) -> None:
         super().__init__(config)
-        self.spec = replace(self.spec, routes=(config.route, config.keypoint_route))
+        self.spec = replace(
+            self.spec,
+            routes=(config.route, config.keypoint_route),
+            keypoint_route=config.keypoint_route,
+            skeletons=tuple(Skeleton(each.names, each.keypoints, each.bones) for each in config.skeletons),
+        )
         self.keypoint_decoder = KeypointDecoder(config, levels=self.level_embedding.shape[0])
-
-    def things(self) -> Tensor:
-        """See ``GroundingDecoder``: the vocabulary's first rows."""
-        return self.vocabulary.weight[: self.config.things]
 
     def forward(
         self,
         features: tuple[Tensor, ...],
         links: Tensor,
         link_mask: Tensor,
-        keypoint_links: Tensor,
-        keypoint_mask: Tensor,
+        names_keypoint: Tensor,
         targets: PoseTargets | None = None,
     ) -> PoseOutputs:
         """See ``Decoder.forward`` and ``GroundingDecoder.ground``.
 
-        ``keypoint_links`` ``[batch, keypoints, link_width]`` and ``keypoint_mask`` ``[batch, keypoints]`` bool are
-        asked for of every thing that ``links`` mean.
+        Every keypoint of ``names_keypoint`` is looked for on every thing. Outputs have the things among the groups and
+        the keypoints apart, each in their order.
         """
-        grounding = self.ground(features, links, link_mask, targets)
+        things, thing_mask = _pick(links, link_mask & ~names_keypoint)
+        keypoint_links, keypoint_mask = _pick(links, link_mask & names_keypoint)
+        grounding = self.ground(features, things, thing_mask, targets)
         logits, boxes, states = (
             part[-1, :, grounding.denoising_count :] for part in (grounding.logits, grounding.boxes, grounding.states)
         )
@@ -88,14 +91,17 @@ class PoseEstimator(GroundingDecoder[PoseOutputs]):
         group_counts: Sequence[int],
         options: Sequence[GroundingOptions],
     ) -> list[GroundingResult]:
-        """One result an image. ``group_counts`` says how many things each row really asks for."""
+        """One result an image; ``group_counts`` says how many groups of each row are real.
+
+        Groups and presence are those of things, which come before the keypoints.
+        """
         instances = replace(outputs.grounding, logits=outputs.logits[None], boxes=outputs.boxes[-1:])
         results = []
         for row, (size, groups, option) in enumerate(zip(sizes, group_counts, options, strict=True)):
-            found = self.select(instances, row, groups, option)
+            asked = outputs.keypoint_mask[row]
+            found = self.select(instances, row, groups - int(asked.sum()), option)
             longer = max(size)
             bounds = found.corners.new_tensor([size[1], size[0]])
-            asked = outputs.keypoint_mask[row]
             places = (outputs.keypoints[-1, row, found.queries][:, asked].float() * longer).clamp(min=0)
             confidences = outputs.confidences[-1, row, found.queries][:, asked].float().sigmoid()
             keypoints = torch.cat([torch.minimum(places, bounds), confidences[..., None]], dim=-1)
@@ -111,3 +117,8 @@ class PoseEstimator(GroundingDecoder[PoseOutputs]):
                 )
             )
         return results
+
+
+def _pick(links: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The links of ``wanted`` ``[batch, groups]`` bool, closed up, and their mask; see ``pad_links``."""
+    return pad_links([row[mask] for row, mask in zip(links, wanted, strict=True)])

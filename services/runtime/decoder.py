@@ -19,6 +19,18 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
+class Skeleton:
+    """The keypoints of a kind of thing."""
+
+    # What such things are called: ("person", "people").
+    names: tuple[str, ...]
+    # As a request names them: ("nose", "left eye", ...).
+    keypoints: tuple[str, ...]
+    # Pairs of places in ``keypoints`` between which a line is drawn.
+    bones: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """What a decoder declares of itself; the worker's ``Describe`` answers from it."""
 
@@ -36,6 +48,9 @@ class DecoderSpec:
     score_threshold: float = 0.0
     # Whether a group may mean a marked region; see ``Decoder.forward``.
     takes_regions: bool = False
+    # That of ``routes`` whose groups name keypoints of what the groups before them mean; see ``Decoder.forward``.
+    keypoint_route: str = ""
+    skeletons: tuple[Skeleton, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,8 @@ class Decoder(nn.Module, ABC, Generic[Outputs, Targets, Options, Result]):
         ``links`` is ``[batch, groups, link_width]`` and ``link_mask`` ``[batch, groups]`` bool, True where a group is
         real. What stands in masked places never changes the outputs of real groups. A decoder whose spec takes regions
         is also given ``regions``, ``services.runtime.regions.GroupRegions``, where a request has any; their places are
-        relative to the square of the image's longer side that ``prepare`` pads to.
+        relative to the square of the image's longer side that ``prepare`` pads to. A decoder whose spec has a keypoint
+        route is always given ``names_keypoint``, ``[batch, groups]`` bool; such groups come last in every request.
         """
 
     @abstractmethod

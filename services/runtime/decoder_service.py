@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from services.runtime.batcher import Batcher, Completed
-from services.runtime.decoder import Decoder, Options, PreparedImage, Result, pad_links
+from services.runtime.decoder import Decoder, Options, PreparedImage, Result, Skeleton, pad_links
 from services.runtime.feature_cache import FeatureCache
 from services.runtime.images import ImageExecutor, decode_image, image_digest
 from services.runtime.metrics import WorkerMetrics
@@ -59,6 +59,8 @@ class DecodeJob(Generic[Options]):
     options: Options
     # Of groups that mean a marked region: the group, and where to look at the region, in pixels of the original.
     regions: tuple[tuple[int, RegionPoints], ...] = ()
+    # Groups at the end that name keypoints of what the others mean.
+    keypoints: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -134,6 +136,8 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             max_image_pixels=self._limits.max_image_pixels,
             score_threshold=spec.score_threshold,
             takes_regions=spec.takes_regions,
+            keypoint_route=spec.keypoint_route,
+            skeletons=[_skeleton_message(skeleton) for skeleton in spec.skeletons],
         )
 
     async def Decode(  # noqa: N802 - the contract's name
@@ -142,6 +146,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
         """Answer one request; the last event carries the result and where the time went."""
         arrived = time.monotonic()
         links = self._read_links(request)
+        keypoints = self._count_keypoints(request)
         options = self.read_options(request)
         with self._batcher.admission():
             digest, image = await self._images.run(self._prepare, request.image)
@@ -152,7 +157,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
                 yield decoder_pb2.DecodeEvent()
                 return
             regions = await self._images.run(self._read_regions, request, image.original_size)
-            job = DecodeJob(digest, image, links, options, regions)
+            job = DecodeJob(digest, image, links, options, regions, keypoints)
             completed = await self._batcher.submit(job, size_bytes=job.size_bytes, deadline=deadline_of(context))
         result = completed.response
         event = decoder_pb2.DecodeEvent() if result is None else self.write_result(result, image.original_size)
@@ -191,6 +196,20 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
         ]
         return torch.stack(links) if links else torch.empty(0, spec.link_width)
 
+    def _count_keypoints(self, request: decoder_pb2.DecodeRequest) -> int:
+        """How many groups name keypoints: the last ones, after at least one thing that may have them."""
+        route = self._decoder.spec.keypoint_route
+        if not route:
+            return 0
+        names_keypoint = [group.route == route for group in request.groups]
+        count = sum(names_keypoint)
+        if count and (count == len(names_keypoint) or any(names_keypoint[:-count])):
+            raise invalid_argument(
+                "misplaced_keypoints",
+                f"Groups of {route} name keypoints of the things before them: send the things first.",
+            )
+        return count
+
     def _read_regions(
         self, request: decoder_pb2.DecodeRequest, size: tuple[int, int]
     ) -> tuple[tuple[int, RegionPoints], ...]:
@@ -228,7 +247,10 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             levels = zip(*(images[job.digest].features for job in batch), strict=True)
             links, link_mask = pad_links([job.links for job in batch])
             sizes = [images[job.digest].original_size for job in batch]
-            marks = {}
+            marks: dict[str, Any] = {}
+            if self._decoder.spec.keypoint_route:
+                counts = link_mask.sum(dim=1) - torch.tensor([job.keypoints for job in batch])
+                marks["names_keypoint"] = torch.arange(links.shape[1]) >= counts[:, None]
             if any(job.regions for job in batch):
                 marks["regions"] = pad_regions(
                     [
@@ -289,6 +311,14 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             types_pb2.Timing(service=self._decoder.spec.name, phase=phase, milliseconds=seconds * 1000)
             for phase, seconds in phases.items()
         ]
+
+
+def _skeleton_message(skeleton: Skeleton) -> decoder_pb2.Skeleton:
+    return decoder_pb2.Skeleton(
+        names=skeleton.names,
+        keypoints=skeleton.keypoints,
+        bones=[decoder_pb2.Bone(first=first, second=second) for first, second in skeleton.bones],
+    )
 
 
 def _by_shape(shapes: Sequence[torch.Size]) -> list[list[int]]:

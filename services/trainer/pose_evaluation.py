@@ -38,10 +38,9 @@ def evaluate_pose(
         for skeleton in SKELETONS:
             links = links_of(scene, [figure_row(skeleton.key), *keypoint_rows(skeleton)])[None]
             mask = torch.ones(links.shape[:2], dtype=torch.bool, device=links.device)
-            outputs = estimator(features, links[:, :1], mask[:, :1], links[:, 1:], mask[:, 1:])
+            outputs = estimator(features, links, mask, torch.arange(mask.shape[1])[None].to(mask.device) > 0)
             option = GroundingOptions(score_threshold=_LEAST_SCORE)
-            [result] = estimator.decode(outputs, [prepared.original_size], [1], [option])
-            assert result.keypoints is not None  # noqa: S101
+            [result] = estimator.decode(outputs, [prepared.original_size], [mask.shape[1]], [option])
             results[skeleton.key].extend(
                 {"image_id": number, "score": float(score), "keypoints": keypoints.flatten().tolist()}
                 for keypoints, score in zip(result.keypoints, result.scores, strict=True)

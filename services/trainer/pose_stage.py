@@ -39,7 +39,7 @@ class _Sample:
 @dataclass(frozen=True)
 class _Batch:
     pixels: Tensor
-    # [batch, keypoints] int64: rows of the vocabulary that are asked for, and which are real.
+    # [batch, groups] int64: rows of the vocabulary that are asked for, and which are real.
     rows: Tensor
     mask: Tensor
     targets: PoseTargets
@@ -68,17 +68,22 @@ class PoseStage(Stage):
         rows, mask, targets = pad_keypoints(
             [sample.keypoints for sample in samples], pad_targets([sample.targets for sample in samples])
         )
-        return _Batch(torch.stack([sample.pixels for sample in samples]), rows, mask, targets)
+        figures = torch.arange(FIGURE_NAMES).expand(len(samples), -1)
+        return _Batch(
+            pixels=torch.stack([sample.pixels for sample in samples]),
+            rows=torch.cat([figures, rows], dim=1),
+            mask=torch.cat([torch.ones_like(figures, dtype=torch.bool), mask], dim=1),
+            targets=targets,
+        )
 
     def losses(self, batch: _Batch) -> dict[str, Tensor]:
         """See ``Stage``."""
         device = self.pose.logit_bias.device
         targets = share_targets(batch.targets, device)
-        links = noisy_links(self.pose.things().expand(len(batch.pixels), -1, -1))
-        link_mask = torch.ones(links.shape[:2], dtype=torch.bool, device=device)
-        keypoint_links = noisy_links(self.pose.vocabulary(batch.rows.to(device)))
+        links = noisy_links(self.pose.vocabulary(batch.rows.to(device)))
+        names_keypoint = (batch.rows >= FIGURE_NAMES).to(device)
         features = self.pose.encode(batch.pixels.to(device))
-        outputs = self.pose(features, links, link_mask, keypoint_links, batch.mask.to(device), targets)
+        outputs = self.pose(features, links, batch.mask.to(device), names_keypoint, targets)
         return self.pose.loss(outputs, targets)
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
@@ -98,7 +103,7 @@ def start_pose(recipe: Recipe) -> PoseEstimator:
     ``[len(POSE_NAMES), link_width]``. An MLLM that learns to speak to this estimator can then learn at the same time.
     """
     config = recipe.pose.model_copy(
-        update={"vocabulary": len(POSE_NAMES), "things": FIGURE_NAMES, "skeletons": known_skeletons()}
+        update={"vocabulary": len(POSE_NAMES), "rows_beside": FIGURE_NAMES, "skeletons": known_skeletons()}
     )
     estimator = PoseEstimator(config)
     if "pose" in recipe.start_from:
@@ -115,12 +120,19 @@ def start_pose(recipe: Recipe) -> PoseEstimator:
 
 
 def known_skeletons() -> tuple[SkeletonConfig, ...]:
-    """The scenes' skeletons, as a deployed estimator tells them."""
+    """The scenes' skeletons in both languages, as a deployed estimator tells them."""
     return tuple(
         SkeletonConfig(
-            names=(skeleton.english, skeleton.chinese),
-            keypoints=tuple(keypoint.english for keypoint in skeleton.keypoints),
+            names=tuple(dict.fromkeys(names)),
+            keypoints=keypoints,
             bones=tuple((skeleton.index(first), skeleton.index(second)) for first, second in skeleton.bones),
         )
         for skeleton in SKELETONS
+        for names, keypoints in (
+            (
+                (skeleton.english, skeleton.english_plural),
+                tuple(keypoint.english for keypoint in skeleton.keypoints),
+            ),
+            ((skeleton.chinese,), tuple(keypoint.chinese for keypoint in skeleton.keypoints)),
+        )
     )

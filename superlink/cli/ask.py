@@ -1,4 +1,4 @@
-"""``superlink ask``, ``detect`` and ``segment``: questions to a running stack, or to one that lives for the call."""
+"""``superlink ask``, ``detect``, ``segment`` and ``pose``: questions to a stack that runs, or lives for the call."""
 
 from __future__ import annotations
 
@@ -171,6 +171,37 @@ def segment(
             content, categories or None, regions=regions, score_threshold=threshold, semantic=semantic or None
         )
     _report(content, found, timings, out, json_file)
+
+
+def pose(
+    image: ImageArgument,
+    categories: Annotated[list[str], typer.Argument(help="Whose keypoints to find: person deer.", show_default=False)],
+    keypoints: Annotated[
+        str | None,
+        typer.Option("--keypoints", metavar="NAMES", help='Which ones: "nose,left wrist". Unset: all that are known.'),
+    ] = None,
+    url: UrlOption = None,
+    start: StartOption = False,
+    out: OutOption = None,
+    json_file: JsonOption = None,
+    threshold: ThresholdOption = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Also print where the time went.")] = False,
+    timeout_s: TimeoutOption = 60.0,
+    profile: ProfileOption = DEFAULT_PROFILE,
+    settings: SetOption = None,
+) -> None:
+    """Find things and where their keypoints are; --out draws the skeletons, --json writes them.
+
+    Example: superlink pose scene.png person --keypoints "nose,left wrist" --out poses.png
+    """
+    content = read_image(image)
+    names = None if keypoints is None else [keypoints]
+    with gateway_address(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+        found = client.pose(content, categories, keypoints=names, score_threshold=threshold)
+    _report(content, found, timings, out, json_file)
+    for number, detection in enumerate(found.detections, 1):
+        places = ", ".join(f"{each.name} {each.x:.0f},{each.y:.0f} ({each.score:.2f})" for each in detection.keypoints)
+        output.print(f"{escape(detection.phrase)} {number}: {escape(places)}", highlight=False)
 
 
 def parse_marks(points: Sequence[str] | None, boxes: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.markup import escape
 
-from superlink.cli.ask import ask, detect, segment
+from superlink.cli.ask import ask, detect, pose, segment
 from superlink.cli.console import notes
 from superlink.cli.doctor import doctor
 from superlink.cli.generate import edit, generate
@@ -26,6 +26,7 @@ OWN_COMMANDS: dict[str, Callable[..., None]] = {
     "segment": segment,
     "generate": generate,
     "edit": edit,
+    "pose": pose,
     "doctor": doctor,
 }
 CONFIGURATION_EXIT_CODE = 2

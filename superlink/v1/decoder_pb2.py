@@ -25,29 +25,33 @@ _sym_db = _symbol_database.Default()
 from superlink.v1 import types_pb2 as superlink_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asuperlink/v1/decoder.proto\x12\x0csuperlink.v1\x1a\x18superlink/v1/types.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xae\x02\n\x10\x44\x65scribeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06routes\x18\x03 \x03(\t\x12\x12\n\nlink_width\x18\x04 \x01(\r\x12\x19\n\x11queries_per_group\x18\x05 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x06 \x01(\t\x12,\n\x0binput_modes\x18\x07 \x03(\x0e\x32\x17.superlink.v1.InputMode\x12\x12\n\nmax_groups\x18\x08 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\t \x01(\x04\x12\x18\n\x10max_image_pixels\x18\n \x01(\x04\x12\x17\n\x0fscore_threshold\x18\x0b \x01(\x02\x12\x15\n\rtakes_regions\x18\x0c \x01(\x08\"\xab\x02\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Image\x12\'\n\x06groups\x18\x03 \x03(\x0b\x32\x17.superlink.v1.LinkGroup\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x04 \x01(\t\x12+\n\ninput_mode\x18\x05 \x01(\x0e\x32\x17.superlink.v1.InputMode\x12\x33\n\tdetection\x18\x06 \x01(\x0b\x32\x1e.superlink.v1.DetectionOptionsH\x00\x12\x33\n\tdiffusion\x18\x07 \x01(\x0b\x32\x1e.superlink.v1.DiffusionOptionsH\x00\x42\t\n\x07options\"\xfc\x01\n\x10\x44iffusionOptions\x12\x12\n\x05steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\x08guidance\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1b\n\x0eimage_guidance\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05width\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x13\n\x06height\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x07 \x01(\rH\x06\x88\x01\x01\x42\x08\n\x06_stepsB\x07\n\x05_seedB\x0b\n\t_guidanceB\x11\n\x0f_image_guidanceB\x08\n\x06_widthB\t\n\x07_heightB\x08\n\x06_count\"\x86\x01\n\x10\x44\x65tectionOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x10\n\x08semantic\x18\x03 \x01(\x08\x42\x12\n\x10_score_thresholdB\x11\n\x0f_max_detections\"\xca\x01\n\x0b\x44\x65\x63odeEvent\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.superlink.v1.ProgressH\x00\x12.\n\ndetections\x18\x02 \x01(\x0b\x32\x18.superlink.v1.DetectionsH\x00\x12/\n\x06images\x18\x04 \x01(\x0b\x32\x1d.superlink.v1.GeneratedImagesH\x00\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.TimingB\x07\n\x05\x65vent\"\'\n\x08Progress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r*Q\n\tInputMode\x12\x1a\n\x16INPUT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fINPUT_MODE_LINK\x10\x01\x12\x13\n\x0fINPUT_MODE_TEXT\x10\x02\x32\x98\x01\n\x07\x44\x65\x63oder\x12I\n\x08\x44\x65scribe\x12\x1d.superlink.v1.DescribeRequest\x1a\x1e.superlink.v1.DescribeResponse\x12\x42\n\x06\x44\x65\x63ode\x12\x1b.superlink.v1.DecodeRequest\x1a\x19.superlink.v1.DecodeEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asuperlink/v1/decoder.proto\x12\x0csuperlink.v1\x1a\x18superlink/v1/types.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xf1\x02\n\x10\x44\x65scribeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06routes\x18\x03 \x03(\t\x12\x12\n\nlink_width\x18\x04 \x01(\r\x12\x19\n\x11queries_per_group\x18\x05 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x06 \x01(\t\x12,\n\x0binput_modes\x18\x07 \x03(\x0e\x32\x17.superlink.v1.InputMode\x12\x12\n\nmax_groups\x18\x08 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\t \x01(\x04\x12\x18\n\x10max_image_pixels\x18\n \x01(\x04\x12\x17\n\x0fscore_threshold\x18\x0b \x01(\x02\x12\x15\n\rtakes_regions\x18\x0c \x01(\x08\x12\x16\n\x0ekeypoint_route\x18\r \x01(\t\x12)\n\tskeletons\x18\x0e \x03(\x0b\x32\x16.superlink.v1.Skeleton\"O\n\x08Skeleton\x12\r\n\x05names\x18\x01 \x03(\t\x12\x11\n\tkeypoints\x18\x02 \x03(\t\x12!\n\x05\x62ones\x18\x03 \x03(\x0b\x32\x12.superlink.v1.Bone\"%\n\x04\x42one\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06second\x18\x02 \x01(\r\"\xab\x02\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Image\x12\'\n\x06groups\x18\x03 \x03(\x0b\x32\x17.superlink.v1.LinkGroup\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x04 \x01(\t\x12+\n\ninput_mode\x18\x05 \x01(\x0e\x32\x17.superlink.v1.InputMode\x12\x33\n\tdetection\x18\x06 \x01(\x0b\x32\x1e.superlink.v1.DetectionOptionsH\x00\x12\x33\n\tdiffusion\x18\x07 \x01(\x0b\x32\x1e.superlink.v1.DiffusionOptionsH\x00\x42\t\n\x07options\"\xfc\x01\n\x10\x44iffusionOptions\x12\x12\n\x05steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\x08guidance\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1b\n\x0eimage_guidance\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05width\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x13\n\x06height\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x07 \x01(\rH\x06\x88\x01\x01\x42\x08\n\x06_stepsB\x07\n\x05_seedB\x0b\n\t_guidanceB\x11\n\x0f_image_guidanceB\x08\n\x06_widthB\t\n\x07_heightB\x08\n\x06_count\"\x86\x01\n\x10\x44\x65tectionOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emax_detections\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x10\n\x08semantic\x18\x03 \x01(\x08\x42\x12\n\x10_score_thresholdB\x11\n\x0f_max_detections\"\xca\x01\n\x0b\x44\x65\x63odeEvent\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.superlink.v1.ProgressH\x00\x12.\n\ndetections\x18\x02 \x01(\x0b\x32\x18.superlink.v1.DetectionsH\x00\x12/\n\x06images\x18\x04 \x01(\x0b\x32\x1d.superlink.v1.GeneratedImagesH\x00\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.TimingB\x07\n\x05\x65vent\"\'\n\x08Progress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r*Q\n\tInputMode\x12\x1a\n\x16INPUT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fINPUT_MODE_LINK\x10\x01\x12\x13\n\x0fINPUT_MODE_TEXT\x10\x02\x32\x98\x01\n\x07\x44\x65\x63oder\x12I\n\x08\x44\x65scribe\x12\x1d.superlink.v1.DescribeRequest\x1a\x1e.superlink.v1.DescribeResponse\x12\x42\n\x06\x44\x65\x63ode\x12\x1b.superlink.v1.DecodeRequest\x1a\x19.superlink.v1.DecodeEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'superlink.v1.decoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INPUTMODE']._serialized_start=1334
-  _globals['_INPUTMODE']._serialized_end=1415
+  _globals['_INPUTMODE']._serialized_start=1521
+  _globals['_INPUTMODE']._serialized_end=1602
   _globals['_DESCRIBEREQUEST']._serialized_start=70
   _globals['_DESCRIBEREQUEST']._serialized_end=87
   _globals['_DESCRIBERESPONSE']._serialized_start=90
-  _globals['_DESCRIBERESPONSE']._serialized_end=392
-  _globals['_DECODEREQUEST']._serialized_start=395
-  _globals['_DECODEREQUEST']._serialized_end=694
-  _globals['_DIFFUSIONOPTIONS']._serialized_start=697
-  _globals['_DIFFUSIONOPTIONS']._serialized_end=949
-  _globals['_DETECTIONOPTIONS']._serialized_start=952
-  _globals['_DETECTIONOPTIONS']._serialized_end=1086
-  _globals['_DECODEEVENT']._serialized_start=1089
-  _globals['_DECODEEVENT']._serialized_end=1291
-  _globals['_PROGRESS']._serialized_start=1293
-  _globals['_PROGRESS']._serialized_end=1332
-  _globals['_DECODER']._serialized_start=1418
-  _globals['_DECODER']._serialized_end=1570
+  _globals['_DESCRIBERESPONSE']._serialized_end=459
+  _globals['_SKELETON']._serialized_start=461
+  _globals['_SKELETON']._serialized_end=540
+  _globals['_BONE']._serialized_start=542
+  _globals['_BONE']._serialized_end=579
+  _globals['_DECODEREQUEST']._serialized_start=582
+  _globals['_DECODEREQUEST']._serialized_end=881
+  _globals['_DIFFUSIONOPTIONS']._serialized_start=884
+  _globals['_DIFFUSIONOPTIONS']._serialized_end=1136
+  _globals['_DETECTIONOPTIONS']._serialized_start=1139
+  _globals['_DETECTIONOPTIONS']._serialized_end=1273
+  _globals['_DECODEEVENT']._serialized_start=1276
+  _globals['_DECODEEVENT']._serialized_end=1478
+  _globals['_PROGRESS']._serialized_start=1480
+  _globals['_PROGRESS']._serialized_end=1519
+  _globals['_DECODER']._serialized_start=1605
+  _globals['_DECODER']._serialized_end=1757
 # @@protoc_insertion_point(module_scope)

@@ -72,6 +72,8 @@ class DescribeResponse(_message.Message):
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
     SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
     TAKES_REGIONS_FIELD_NUMBER: _builtins.int
+    KEYPOINT_ROUTE_FIELD_NUMBER: _builtins.int
+    SKELETONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The decoder's name in the profile: "detection"."""
     version: _builtins.str
@@ -91,12 +93,20 @@ class DescribeResponse(_message.Message):
     """
     takes_regions: _builtins.bool
     """Whether a group may have a region, and then means the one thing there."""
+    keypoint_route: _builtins.str
+    """That of `routes` whose groups name keypoints: they follow the groups of the things that have them, in one call.
+    Empty for tools that find no poses.
+    """
     @_builtins.property
     def routes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Routing tokens it answers: "[DET]"."""
 
     @_builtins.property
     def input_modes(self) -> _containers.RepeatedScalarFieldContainer[Global___InputMode.ValueType]: ...
+    @_builtins.property
+    def skeletons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Skeleton]:
+        """The kinds of things whose keypoints the decoder was trained on."""
+
     def __init__(
         self,
         *,
@@ -112,14 +122,72 @@ class DescribeResponse(_message.Message):
         max_image_pixels: _builtins.int = ...,
         score_threshold: _builtins.float = ...,
         takes_regions: _builtins.bool = ...,
+        keypoint_route: _builtins.str = ...,
+        skeletons: _abc.Iterable[Global___Skeleton] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "input_modes", b"input_modes", "link_width", b"link_width", "max_groups", b"max_groups", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "name", b"name", "queries_per_group", b"queries_per_group", "routes", b"routes", "score_threshold", b"score_threshold", "takes_regions", b"takes_regions", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_version", b"adapter_version", "input_modes", b"input_modes", "keypoint_route", b"keypoint_route", "link_width", b"link_width", "max_groups", b"max_groups", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "name", b"name", "queries_per_group", b"queries_per_group", "routes", b"routes", "score_threshold", b"score_threshold", "skeletons", b"skeletons", "takes_regions", b"takes_regions", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class Skeleton(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    KEYPOINTS_FIELD_NUMBER: _builtins.int
+    BONES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What such things are called: "person", "people"."""
+
+    @_builtins.property
+    def keypoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As a request names them: "nose", "left eye"."""
+
+    @_builtins.property
+    def bones(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bone]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        keypoints: _abc.Iterable[_builtins.str] | None = ...,
+        bones: _abc.Iterable[Global___Bone] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bones", b"bones", "keypoints", b"keypoints", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Skeleton: _TypeAlias = Skeleton  # noqa: Y015
+
+@_typing.final
+class Bone(_message.Message):
+    """A line between two keypoints, by their places in the skeleton."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    second: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        second: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bone: _TypeAlias = Bone  # noqa: Y015
 
 @_typing.final
 class DecodeRequest(_message.Message):

@@ -508,6 +508,7 @@ class LinkRequest(_message.Message):
     ROUTE_FIELD_NUMBER: _builtins.int
     PHRASES_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    FOLLOWING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     route: _builtins.str
     """The routing token that every phrase is sent to."""
@@ -517,6 +518,10 @@ class LinkRequest(_message.Message):
     def image(self) -> _types_pb2.Image:
         """None for tools that need no image."""
 
+    @_builtins.property
+    def following(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedPhrase]:
+        """Phrases of the same decoder that come after these, each with a route of its own: names of keypoints."""
+
     def __init__(
         self,
         *,
@@ -524,10 +529,11 @@ class LinkRequest(_message.Message):
         route: _builtins.str = ...,
         phrases: _abc.Iterable[_builtins.str] | None = ...,
         image: _types_pb2.Image | None = ...,
+        following: _abc.Iterable[Global___RoutedPhrase] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "phrases", b"phrases", "request_id", b"request_id", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["following", b"following", "image", b"image", "phrases", b"phrases", "request_id", b"request_id", "route", b"route"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -542,7 +548,7 @@ class LinkResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LinkGroup]:
-        """One a phrase, in order."""
+        """One a phrase, in order; then one for each that follows."""
 
     @_builtins.property
     def usage(self) -> Global___Usage: ...

@@ -353,22 +353,28 @@ class DetectResponse(_message.Message):
     DETECTIONS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    SKELETONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def detections(self) -> _types_pb2.Detections: ...
     @_builtins.property
     def usage(self) -> _mllm_pb2.Usage: ...
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Timing]: ...
+    @_builtins.property
+    def skeletons(self) -> _containers.RepeatedCompositeFieldContainer[_decoder_pb2.Skeleton]:
+        """Of poses, one a phrase: the keypoints that its finds have, and the bones between them."""
+
     def __init__(
         self,
         *,
         detections: _types_pb2.Detections | None = ...,
         usage: _mllm_pb2.Usage | None = ...,
         timings: _abc.Iterable[_types_pb2.Timing] | None = ...,
+        skeletons: _abc.Iterable[_decoder_pb2.Skeleton] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detections", b"detections", "skeletons", b"skeletons", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,61 @@ async def test_segment_asks_the_segmentation_tool_and_answers_with_masks(gateway
     assert not gateway.workers.detection.requests
 
 
+async def test_pose_asks_for_the_keypoints_that_the_tool_knows_of_the_thing(gateway: LiveGateway, png: bytes) -> None:
+    response = await gateway.http.post("/v1/pose", files={"image": png}, data={"phrase": "the leftmost person"})
+
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["categories"][0]["bones"] == [["nose", "left wrist"], ["nose", "right wrist"]]
+    assert answer["detections"] == [
+        {
+            "category": "the leftmost person",
+            "category_index": 0,
+            "bbox": [20.0, 10.0, 40.0, 40.0],
+            "score": 0.9,
+            "keypoints": [
+                {"name": "nose", "x": 0.0, "y": 5.0, "score": 0.8},
+                {"name": "left wrist", "x": 10.0, "y": 5.0, "score": 0.8},
+                {"name": "right wrist", "x": 20.0, "y": 5.0, "score": 0.8},
+            ],
+        }
+    ]
+
+
+async def test_pose_finds_the_keypoints_that_are_named_in_any_kind_of_body(gateway: LiveGateway, png: bytes) -> None:
+    attempts: list[dict[str, Any]] = [
+        {"files": {"image": png}, "data": {"categories": "robot", "keypoints": ["left wrist", "nose"]}},
+        {"files": {"image": png}, "data": {"categories": "robot", "keypoints": "left wrist，nose"}},
+        {"json": {"image": data_url(png), "categories": ["robot"], "keypoints": ["left wrist", "nose"]}},
+    ]
+
+    for attempt in attempts:
+        response = await gateway.http.post("/v1/pose", **attempt)
+        assert response.status_code == 200, response.text
+        [found] = response.json()["detections"]
+        assert [keypoint["name"] for keypoint in found["keypoints"]] == ["left wrist", "nose"]
+        assert response.json()["categories"][0]["bones"] == []
+
+
+async def test_a_thing_whose_keypoints_nobody_knows_is_a_clear_problem(gateway: LiveGateway, png: bytes) -> None:
+    response = await gateway.http.post("/v1/pose", files={"image": png}, data={"categories": "robot"})
+
+    assert response.status_code == 400
+    assert response.json()["code"] == "unknown_skeleton"
+    assert "'robot'" in response.json()["detail"]
+    assert "person" in response.json()["detail"]
+
+
+async def test_keypoints_are_limited_like_phrases(gateway: LiveGateway, png: bytes) -> None:
+    names = ",".join(f"place {number}" for number in range(11))
+    response = await gateway.http.post(
+        "/v1/pose", files={"image": png}, data={"categories": "person", "keypoints": names}
+    )
+
+    assert response.status_code == 400
+    assert "11 keypoints; the limit is 10" in response.json()["detail"]
+
+
 async def test_detect_has_no_semantic_option(gateway: LiveGateway, png: bytes) -> None:
     response = await gateway.http.post("/v1/detect", files={"image": png}, data={"phrase": "dog", "semantic": "true"})
 
@@ -141,6 +196,7 @@ async def test_probes_say_alive_and_ready(gateway: LiveGateway) -> None:
         "detection",
         "segmentation",
         "diffusion",
+        "pose",
     ]
 
 
@@ -160,6 +216,7 @@ async def test_readiness_names_the_service_that_is_away(gateway: LiveGateway) ->
         "detection": False,
         "segmentation": True,
         "diffusion": True,
+        "pose": True,
     }
     assert (await gateway.http.get("/healthz")).status_code == 200
 
@@ -177,7 +234,7 @@ async def test_readiness_without_an_orchestrator(gateway: LiveGateway) -> None:
 async def test_models_tell_what_the_deployment_can_do(gateway: LiveGateway) -> None:
     [model] = (await gateway.http.get("/v1/models")).json()["data"]
     assert (model["id"], model["object"]) == ("superlink-scripted", "model")
-    assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "segmentation", "diffusion"]
+    assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "segmentation", "diffusion", "pose"]
     assert (await gateway.http.get("/v1/models/superlink-scripted")).json() == model
     assert (await gateway.http.get("/v1/models/other")).status_code == 404
 
@@ -198,6 +255,7 @@ async def test_the_openapi_document_is_complete(gateway: LiveGateway) -> None:
         "/v1/chat/completions",
         "/v1/detect",
         "/v1/segment",
+        "/v1/pose",
         "/v1/images/generations",
         "/v1/images/edits",
         "/v1/models",

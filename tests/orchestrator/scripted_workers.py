@@ -20,6 +20,20 @@ Step = mllm_pb2.GenerateEvent | decoder_pb2.DecodeEvent | float | asyncio.Event 
 
 ADAPTER_VERSION = "adapter-7"
 IMAGE_WIDTH, IMAGE_HEIGHT = 200, 100
+ROUTES = (
+    ("[DET]", "detection"),
+    ("[SEG]", "segmentation"),
+    ("[POSE_OBJECT]", "pose"),
+    ("[POSE]", "pose"),
+    ("[GEN]", "diffusion"),
+    ("[EDIT]", "diffusion"),
+)
+PERSON = decoder_pb2.Skeleton(
+    names=["person", "people"],
+    keypoints=["nose", "left wrist", "right wrist"],
+    bones=[decoder_pb2.Bone(first=0, second=1), decoder_pb2.Bone(first=0, second=2)],
+)
+DEER = decoder_pb2.Skeleton(names=["鹿"], keypoints=["nose", "尾根"], bones=[decoder_pb2.Bone(first=0, second=1)])
 
 
 def text(words: str) -> mllm_pb2.GenerateEvent:
@@ -112,12 +126,7 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
                 link_width=2,
                 adapter_version=self.adapter_version,
             )
-            for token, decoder in (
-                ("[DET]", "detection"),
-                ("[SEG]", "segmentation"),
-                ("[GEN]", "diffusion"),
-                ("[EDIT]", "diffusion"),
-            )
+            for token, decoder in ROUTES
         ]
         return mllm_pb2.DescribeMllmResponse(
             name="superlink-scripted", version="1", routes=routes, max_tokens=1024, max_images=4
@@ -141,8 +150,11 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
             raise self.link_error
         return mllm_pb2.LinkResponse(
             groups=[
-                types_pb2.LinkGroup(route=request.route, phrase=phrase, embedding=embedding_of(phrase))
-                for phrase in request.phrases
+                types_pb2.LinkGroup(route=route, phrase=phrase, embedding=embedding_of(phrase))
+                for route, phrase in (
+                    *((request.route, phrase) for phrase in request.phrases),
+                    *((each.route, each.phrase) for each in request.following),
+                )
             ],
             usage=mllm_pb2.Usage(prompt_tokens=20, image_tokens=16),
             timings=[types_pb2.Timing(service="mllm", phase="total", milliseconds=0.25)],
@@ -181,6 +193,8 @@ class ScriptedDecoder(decoder_pb2_grpc.DecoderServicer):
             max_groups=self.max_groups,
             score_threshold=0.5,
             takes_regions=self.takes_regions,
+            keypoint_route="[POSE]" if self.name == "pose" else "",
+            skeletons=[PERSON, DEER] if self.name == "pose" else [],
         )
 
     async def Decode(
@@ -204,6 +218,17 @@ def find_one_object_a_group(request: decoder_pb2.DecodeRequest) -> list[Step]:
     return [detections([detection(index) for index in range(count)], count)]
 
 
+def find_one_pose_a_thing(request: decoder_pb2.DecodeRequest) -> list[Step]:
+    """Keypoint number i lies at (10 i, 5), with a score of 0.8."""
+    names = [group.phrase for group in request.groups if group.route == "[POSE]"]
+    things = [detection(index) for index in range(len(request.groups) - len(names))]
+    for thing in things:
+        thing.keypoints.keypoints.extend(
+            types_pb2.Keypoint(name=name, x=10 * place, y=5, score=0.8) for place, name in enumerate(names)
+        )
+    return [detections(things, len(things))]
+
+
 @dataclass
 class ScriptedDeployment:
     """An orchestrator in this process, in front of scripted workers; every hop is a real socket."""
@@ -213,14 +238,16 @@ class ScriptedDeployment:
     detection: ScriptedDecoder
     segmentation: ScriptedDecoder
     diffusion: ScriptedDecoder
+    pose: ScriptedDecoder
     mllm_server: GrpcServer
     detection_server: GrpcServer
     segmentation_server: GrpcServer
     orchestrator: GrpcServer
 
     def reset(self) -> None:
-        for worker in (self.mllm, self.detection, self.segmentation, self.diffusion):
+        for worker in (self.mllm, self.detection, self.segmentation, self.diffusion, self.pose):
             worker.reset()
+        self.pose.script = find_one_pose_a_thing
 
 
 @asynccontextmanager
@@ -234,16 +261,20 @@ async def scripted_deployment(
     detector, segmenter = ScriptedDecoder("detection", "[DET]"), ScriptedDecoder("segmentation", "[SEG]")
     diffuser = ScriptedDecoder("diffusion", "[GEN]", "[EDIT]")
     diffuser.script = lambda request: [made_images(b"an image")]
+    poser = ScriptedDecoder("pose", "[POSE_OBJECT]", "[POSE]")
+    poser.script = find_one_pose_a_thing
     async with AsyncExitStack() as stack:
         mllm_server = await start(mllm, "mllm", stack)
         detection_server = await start(detector, "detection", stack)
         segmentation_server = await start(segmenter, "segmentation", stack)
         diffusion_server = await start(diffuser, "diffusion", stack)
+        pose_server = await start(poser, "pose", stack)
         nowhere = Path("unused")
         addresses = {
             "detection": detection_server.address,
             "segmentation": segmentation_server.address,
             "diffusion": diffusion_server.address,
+            "pose": pose_server.address,
         }
         profile = Profile(
             name="scripted",
@@ -264,6 +295,7 @@ async def scripted_deployment(
             detector,
             segmenter,
             diffuser,
+            poser,
             mllm_server,
             detection_server,
             segmentation_server,

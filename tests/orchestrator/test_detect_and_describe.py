@@ -101,12 +101,13 @@ async def test_describe_names_the_model_and_the_tools(orchestrator: Stub) -> Non
     description = await describe(orchestrator)
 
     assert description.mllm.name == "superlink-scripted"
-    assert [decoder.name for decoder in description.decoders] == ["detection", "segmentation", "diffusion"]
+    assert [decoder.name for decoder in description.decoders] == ["detection", "segmentation", "diffusion", "pose"]
     assert {state.name: state.ready for state in description.services} == {
         "mllm": True,
         "detection": True,
         "segmentation": True,
         "diffusion": True,
+        "pose": True,
     }
 
 
