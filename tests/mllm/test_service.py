@@ -163,6 +163,21 @@ async def test_an_answer_streams_and_ends_with_usage_and_reason(worker: Worker) 
     assert {timing.phase for timing in finish.timings} == {"prepare", "queue", "compute", "total"}
 
 
+async def test_phrases_that_follow_are_linked_behind_the_others_with_their_own_routes(worker: Worker) -> None:
+    following = [mllm_pb2.RoutedPhrase(route="[DET]", phrase="cat")]
+    apart = await worker.stub.Link(
+        mllm_pb2.LinkRequest(route="[DET]", phrases=["dog"], image=picture(), following=following)
+    )
+    together = await worker.stub.Link(mllm_pb2.LinkRequest(route="[DET]", phrases=["dog", "cat"], image=picture()))
+
+    assert [(group.route, group.phrase) for group in apart.groups] == [("[DET]", "dog"), ("[DET]", "cat")]
+    assert [group.embedding for group in apart.groups] == [group.embedding for group in together.groups]
+    stray = mllm_pb2.LinkRequest(
+        route="[DET]", phrases=["dog"], following=[mllm_pb2.RoutedPhrase(route="[GEN]", phrase="cat")]
+    )
+    assert (await worker.failure(stray)).code == "unknown_route"
+
+
 async def test_the_fast_path_gives_one_link_a_phrase_in_order(worker: Worker) -> None:
     phrases = ["dog", "小狗", " the leftmost   dog "]
     response = await worker.stub.Link(mllm_pb2.LinkRequest(route="[DET]", phrases=phrases, image=picture()))

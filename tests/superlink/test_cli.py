@@ -92,6 +92,18 @@ def test_detect_says_what_was_not_found(gateway: ScriptedGateway, picture: Path)
     assert "cat: not found" in result.stdout
 
 
+def test_pose_prints_where_keypoints_are(gateway: ScriptedGateway, picture: Path) -> None:
+    keypoints = [{"name": "nose", "x": 3, "y": 4, "score": 0.8}]
+    detection = {"category": "person", "bbox": [1, 2, 3, 4], "score": 0.9, "keypoints": keypoints}
+    document = {"categories": [{"phrase": "person", "found": True, "score": 0.9}], "detections": [detection]}
+    gateway.answer(Reply(200, json.dumps(document).encode()))
+
+    result = superlink("pose", str(picture), "person", "--keypoints", "nose", "--url", gateway.url)
+
+    assert result.returncode == 0, result.stderr
+    assert "person 1: nose 3,4 (0.80)" in result.stdout
+
+
 def test_segment_takes_marks_instead_of_names(gateway: ScriptedGateway, picture: Path) -> None:
     gateway.answer(Reply(200, b'{"model": "m", "categories": [], "detections": []}'))
 

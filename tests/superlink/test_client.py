@@ -171,6 +171,25 @@ def test_segment_returns_a_mask_for_everything_that_is_found(gateway: ScriptedGa
     assert list(found.mask.image().tobytes()) == [0, 255, 0] * 2
 
 
+def test_pose_returns_the_keypoints_of_everything_that_is_found(gateway: ScriptedGateway) -> None:
+    keypoints = [{"name": "nose", "x": 1.5, "y": 2, "score": 0.8}, {"name": "left wrist", "x": 4, "y": 5, "score": 0.1}]
+    detection = {"category": "person", "category_index": 0, "bbox": [1, 0, 1, 2], "score": 0.9, "keypoints": keypoints}
+    category = {"phrase": "person", "found": True, "score": 0.9, "bones": [["nose", "left wrist"]]}
+    document = {"categories": [category], "detections": [detection]}
+    gateway.answer(Reply(200, json.dumps(document).encode(), {"content-type": "application/json"}))
+
+    with Client(gateway.url) as client:
+        (found,) = client.pose(png(), ["person"], keypoints=["nose", "left wrist"]).detections
+
+    assert gateway.received[0].path == "/v1/pose"
+    assert gateway.received[0].body.count(b'name="keypoints"') == 2
+    assert [(each.name, each.x, each.y, each.score) for each in found.keypoints] == [
+        ("nose", 1.5, 2, 0.8),
+        ("left wrist", 4, 5, 0.1),
+    ]
+    assert found.bones == (("nose", "left wrist"),)
+
+
 def test_what_is_marked_is_segmented_without_names(gateway: ScriptedGateway) -> None:
     gateway.answer(Reply(200, b'{"categories": [], "detections": []}', {"content-type": "application/json"}))
 

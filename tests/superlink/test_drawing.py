@@ -9,7 +9,7 @@ from pycocotools import mask as run_length
 
 from superlink import drawing
 from superlink.drawing import COLOURS, annotate, font_for
-from superlink.results import Box, Detection, RunLengthMask
+from superlink.results import Box, Detection, Keypoint, RunLengthMask
 
 GREY = (128, 128, 128)
 
@@ -45,6 +45,26 @@ def test_a_mask_tints_its_pixels_and_no_others() -> None:
     assert not (drawn[250, 350] == GREY).any()
     assert (drawn[250, 290] == GREY).all()
     assert (drawn[310, 350] == GREY).all()
+
+
+def test_bones_join_keypoints_that_are_seen_and_no_others() -> None:
+    places = {"nose": (300, 200, 0.9), "left wrist": (300, 400, 0.9), "right wrist": (500, 200, 0.05)}
+    found = detection("person", 250, 150, 550, 450).model_copy(
+        update={
+            "keypoints": tuple(Keypoint(name=name, x=x, y=y, score=score) for name, (x, y, score) in places.items()),
+            "bones": (("nose", "left wrist"), ("nose", "right wrist")),
+        }
+    )
+
+    drawn = np.asarray(annotate(Image.new("RGB", (640, 480), GREY), [found]).image)
+
+    colour = np.array([int(COLOURS[0][place : place + 2], 16) for place in (1, 3, 5)])
+    assert (drawn[200, 300] == colour).all()
+    assert (drawn[300, 300] == colour).all()
+    assert (drawn[200, 400] == GREY).all()
+    # Hollow: there is something around it, and nothing in it.
+    assert (drawn[200, 500] == GREY).all()
+    assert not (drawn[195:206, 495:506] == GREY).all()
 
 
 def test_the_original_stays_as_it_is() -> None:
