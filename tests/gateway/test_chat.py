@@ -62,6 +62,19 @@ async def test_an_answer_has_openais_shape_and_the_extension(gateway: LiveGatewa
     assert "gateway_total;dur=" in response.headers["server-timing"]
 
 
+async def test_an_answer_about_poses_has_the_keypoints_of_every_find(gateway: LiveGateway, png: bytes) -> None:
+    written = [text("The person: nose."), group("person", 4, "[POSE_OBJECT]"), group("nose", 12, "[POSE]")]
+    gateway.workers.mllm.rounds = [[*written, usage(30, 16, 9), finish()]]
+
+    response = await gateway.http.post("/v1/chat/completions", json=chat_body("Where is the nose?", png))
+
+    [call] = response.json()["choices"][0]["message"]["superlink"]["tool_calls"]
+    person, nose = call["phrases"]
+    assert (call["tool"], person["found"], nose["phrase"], nose["detections"]) == ("pose", True, "nose", [])
+    [found] = person["detections"]
+    assert found["keypoints"] == [{"name": "nose", "x": 0.0, "y": 5.0, "score": 0.8}]
+
+
 async def test_the_model_gets_the_image_as_sent_and_the_options(gateway: LiveGateway, png: bytes) -> None:
     body = chat_body(
         "Where?",
