@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ class TrueBox:
     bbox: BoundingBox
     # Pixels.
     area: float
+    # COCO's run lengths, where masks are compared.
+    mask: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class FoundBox:
     # x, y, width, height in pixels.
     bbox: BoundingBox
     score: float
+    # COCO's run lengths, where masks are compared.
+    mask: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class AveragePrecision:
     ap50: float | None
 
 
-def average_precision(prompts: Iterable[PromptBoxes]) -> AveragePrecision:
-    """Mean over all categories that are the truth of some prompt."""
+def average_precision(prompts: Iterable[PromptBoxes], compared: Literal["bbox", "segm"] = "bbox") -> AveragePrecision:
+    """Mean over all categories that are the truth of some prompt; boxes or masks are ``compared``."""
     judged = list(prompts)
     annotations = [
         {
@@ -67,6 +72,7 @@ def average_precision(prompts: Iterable[PromptBoxes]) -> AveragePrecision:
             "bbox": list(truth.bbox),
             "area": truth.area,
             "iscrowd": 0,
+            "segmentation": truth.mask,
         }
         for number, prompt in enumerate(judged)
         for truth in prompt.truths
@@ -77,13 +83,21 @@ def average_precision(prompts: Iterable[PromptBoxes]) -> AveragePrecision:
         # pycocotools takes the id 0 for "unmatched".
         annotation["id"] = place + 1
     results = [
-        {"image_id": number, "category_id": found.category_id, "bbox": list(found.bbox), "score": found.score}
+        {
+            "image_id": number,
+            "category_id": found.category_id,
+            "score": found.score,
+            # pycocotools compares what the first result has.
+            **({"bbox": list(found.bbox)} if compared == "bbox" else {"segmentation": found.mask}),
+        }
         for number, prompt in enumerate(judged)
         for found in prompt.found
     ]
     if not results:
         return AveragePrecision(0.0, 0.0)
-    stats = _coco_stats(len(judged), annotations, results)
+    stats = _coco_stats(
+        [_image(number, prompt) for number, prompt in enumerate(judged)], annotations, results, compared
+    )
     return AveragePrecision(float(stats[0]), float(stats[1]))
 
 
@@ -96,19 +110,28 @@ def intersection_over_union(first: BoundingBox, second: BoundingBox) -> float:
     return overlap / union if union > 0 else 0.0
 
 
+def _image(number: int, prompt: PromptBoxes) -> dict[str, object]:
+    """An image as COCO lists it, with the size that masks have."""
+    sizes = [truth.mask["size"] for truth in prompt.truths if truth.mask is not None]
+    return {"id": number} | (dict(zip(("height", "width"), sizes[0], strict=True)) if sizes else {})
+
+
 def _coco_stats(
-    images: int, annotations: Sequence[dict[str, object]], results: Sequence[dict[str, object]]
+    images: Sequence[dict[str, object]],
+    annotations: Sequence[dict[str, object]],
+    results: Sequence[dict[str, object]],
+    compared: Literal["bbox", "segm"],
 ) -> NDArray[np.float64]:
     categories = sorted({int(str(entry["category_id"])) for entry in (*annotations, *results)})
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
-            "images": [{"id": number} for number in range(images)],
+            "images": list(images),
             "categories": [{"id": category} for category in categories],
             "annotations": list(annotations),
         }
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(list(results)), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(list(results)), compared)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -149,6 +150,23 @@ def make_scenes_command(
     output.print(f"{out}: {len(made.images)} scenes, {len(made.annotations)} things, {len(made.prompts)} prompts")
 
 
+@scenes.command("extend")
+def extend_scenes_command(
+    scene_folder: Annotated[Path, typer.Argument(help="Folder of a scene set.")],
+    sprites: Annotated[Path | None, typer.Option(help="File made by `make sprites`.", show_default="sprites/")] = None,
+) -> None:
+    """Add prompts for segmentation, drawing, editing and several tools to a set; what is there stays as it is.
+
+    Example: superlink scenes extend held_out
+    """
+    from services.evaluation.tools_making import extend_scene_set, tool_composers
+
+    before = _load(scene_folder)
+    after = extend_scene_set(before, *tool_composers(_art(sprites)))
+    added = len(after.prompts) - len(before.prompts)
+    output.print(f"{scene_folder}: {len(after.images) - len(before.images)} scenes and {added} prompts more")
+
+
 @scenes.command("sprites")
 def make_sprites_command(
     out: Annotated[
@@ -274,7 +292,8 @@ def _scenes_table(report: ScenesReport) -> Table:
     of_languages = report.by_language
     rows: list[tuple[str, float | None, str | None]] = [
         ("routing accuracy", report.routing.accuracy, "routing"),
-        ("routing accuracy, several phrases", report.routing.accuracy_multi, None),
+        ("routing accuracy, several phrases", report.routing.accuracy_several, None),
+        ("routing accuracy, several tools", report.routing.accuracy_multi, "routing_multi"),
         ("detection AP", report.detection.ap, "ap"),
         ("detection AP50", report.detection.ap50, "ap50"),
         ("detection AP, teacher-forced", report.detection.ap_teacher_forced, None),
@@ -288,13 +307,23 @@ def _scenes_table(report: ScenesReport) -> Table:
         ("comparing", report.compare.accuracy, "compare"),
         ("open requests, F1", report.open.f1, "open_f1"),
         ("open requests, exact", report.open.exact, None),
+        ("masks AP50", report.segmentation.instance_ap50, "segmentation.instance_ap50"),
+        ("semantic mIoU", report.segmentation.semantic_miou, "segmentation.semantic_miou"),
+        ("referring mIoU", report.segmentation.referring_miou, "segmentation.referring_miou"),
+        ("interactive mIoU, points", report.segmentation.interactive_miou, "segmentation.interactive_miou"),
+        ("drawings with what was asked", report.generation.detector_agreement, "generation.detector_agreement"),
+        ("drawings with something else", report.generation.baseline, "generation.baseline"),
+        ("edits verified", report.editing.change_verified, "editing.change_verified"),
+        ("untouched pixels, PSNR in dB", report.editing.untouched_psnr, "editing.untouched_psnr"),
     ]
     for label, value, key in rows:
-        values = [getattr(of_languages[language], key) if key else None for language in languages]
+        values = [attrgetter(key)(of_languages[language]) if key else None for language in languages]
         table.add_row(label, _number(value), *(_number(entry) for entry in values))
     table.add_section()
     table.add_row("failed prompts", str(report.failed_prompts))
     table.add_row("seconds", f"{report.seconds:g}")
+    for note in report.notes:
+        table.add_row(note)
     return table
 
 

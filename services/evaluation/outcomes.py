@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.evaluation.average_precision import BoundingBox, FoundBox, PromptBoxes, TrueBox, intersection_over_union
 from services.evaluation.judging import is_right
 from services.evaluation.scenes_set import Prompt, SceneSet
-from superlink.results import Answer, DetectionAnswer
+from superlink.results import Answer, DetectionAnswer, FoundObject, RunLengthMask
 
 # Boxes of these tasks count for average precision.
 DETECTION_TASKS = ("detect", "detect_several", "detect_absent")
 # The phrases of these are up to the model's own sight, so they are judged by what it names.
 OPEN_TASK = "open"
 REFER_TASK = "refer"
+# The mask of one thing that is described, and of things that are named.
+SEGMENT_REFERRED_TASK = "segment_referred"
+SEGMENT_TASKS = ("segment", "segment_several")
+# These go over /v1/segment alone: one mask a phrase, and the mask of what is marked.
+SEMANTIC_TASK = "semantic"
+INTERACTIVE_TASK = "interactive"
+FAST_TASKS = (SEMANTIC_TASK, INTERACTIVE_TASK)
+DRAW_TASK = "draw"
+EDIT_TASK = "edit"
+# Which tool answers a route.
+TOOLS = {
+    "[DET]": "detection",
+    "[SEG]": "segmentation",
+    "[POSE_OBJECT]": "pose",
+    "[POSE]": "pose",
+    "[GEN]": "diffusion",
+    "[EDIT]": "diffusion",
+}
 _REFER_IOU = 0.5
 
 
@@ -28,6 +46,10 @@ class RoutedResult:
     found: tuple[tuple[BoundingBox, float], ...]
     # Whether the tool says that it is in the image at all; None when it failed.
     present: bool | None
+    # The mask of each of ``found``, from tools that segment.
+    masks: tuple[RunLengthMask | None, ...] = ()
+    # PNG files, from tools that make images.
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +63,8 @@ class Outcome:
     routed: tuple[RoutedResult, ...] = ()
     # The same phrases on the fast path; None where it was not asked.
     teacher_forced: tuple[RoutedResult, ...] | None = None
+    # What the detector finds in the image that a tool made, by category id: boxes as x, y, width, height in pixels.
+    shown: Mapping[int, tuple[BoundingBox, ...]] | None = None
     # Why the request failed; empty when it did not.
     error: str = ""
     seconds: float = 0.0
@@ -49,11 +73,8 @@ class Outcome:
 def outcome_of(prompt: Prompt, answer: Answer, teacher_forced: DetectionAnswer | None, seconds: float) -> Outcome:
     """Take the gateway's answers apart."""
     routed = tuple(
-        RoutedResult(
-            result.route,
-            result.phrase,
-            tuple((found.bbox, found.score) for found in sorted(result.objects, key=lambda found: -found.score)),
-            result.found,
+        _routed(
+            result.route, result.phrase, result.objects, result.found, tuple(image.content for image in result.images)
         )
         for result in answer.phrases
     )
@@ -103,6 +124,8 @@ def is_wrong(scene_set: SceneSet, outcome: Outcome) -> bool:
         return True
     if outcome.prompt.task == REFER_TASK and not reference_is_right(scene_set, outcome):
         return True
+    if outcome.prompt.task in FAST_TASKS:
+        return False
     return not (routes_are_right(outcome) and answer_is_right(outcome))
 
 
@@ -123,13 +146,37 @@ def boxes_of(scene_set: SceneSet, prompt: Prompt, routed: Sequence[RoutedResult]
     return PromptBoxes(tuple(truths), tuple(found))
 
 
+def segmented(prompt: Prompt, answer: DetectionAnswer, seconds: float) -> Outcome:
+    """The outcome of a prompt of ``FAST_TASKS``: what was found for its phrases, or for its one mark."""
+    if prompt.task == INTERACTIVE_TASK:
+        [phrase] = prompt.phrases
+        routed: tuple[RoutedResult, ...] = (_routed(phrase.route, phrase.phrase, answer.objects, bool(answer.objects)),)
+    else:
+        routed = _fast_path_results(prompt, answer)
+    return Outcome(prompt, routed=routed, seconds=seconds)
+
+
+def _routed(
+    route: str, phrase: str, objects: Sequence[FoundObject], present: bool | None, images: tuple[bytes, ...] = ()
+) -> RoutedResult:
+    ranked = sorted(objects, key=lambda found: -found.score)
+    return RoutedResult(
+        route,
+        phrase,
+        tuple((found.bbox, found.score) for found in ranked),
+        present,
+        tuple(found.segmentation for found in ranked),
+        images,
+    )
+
+
 def _fast_path_results(prompt: Prompt, detected: DetectionAnswer) -> tuple[RoutedResult, ...]:
     present = {presence.phrase: presence.found for presence in detected.presence}
     return tuple(
-        RoutedResult(
+        _routed(
             phrase.route,
             phrase.phrase,
-            tuple((found.bbox, found.score) for found in detected.objects if found.category == phrase.phrase),
+            [found for found in detected.objects if found.category == phrase.phrase],
             present.get(phrase.phrase),
         )
         for phrase in prompt.phrases

@@ -30,7 +30,8 @@ from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import EVALUATION_SEED_START, Composer
 from services.trainer.scenes.conversation import Conversation, TaskError
 from services.trainer.scenes.conversations import sample_conversation
-from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.grounds import GROUND_NAMES
+from services.trainer.scenes.scene import Category, Scene
 
 # Tasks asked about every scene, and about every second and every fourth one.
 _ALWAYS = ("detect", "detect_several", "detect_several", "refer", "count", "presence", "open")
@@ -39,6 +40,10 @@ _EVERY_FOURTH = ("caption", "talk", "no_image")
 _ATTEMPTS = 20
 # 23 KB an image; lossless would take 53 KB.
 _WEBP_QUALITY = 98
+# Ids of categories in a set: those of things, and far behind them those of grounds.
+_IDS = {category.key: number for number, category in enumerate(CATEGORIES, start=1)} | {
+    ground: number for number, ground in enumerate(GROUND_NAMES, start=201)
+}
 _EQUAL_WORDINGS = ("equal", "equally", "the same", "neither", "as many", "一样", "相同", "都是")
 
 
@@ -74,30 +79,33 @@ def make_scene_set(
         Image.fromarray(scene.image).save(images_folder / image.file_name, quality=_WEBP_QUALITY)
         images[image.id] = image
         first_annotation = len(annotations) + 1
-        annotations.update((entry.id, entry) for entry in _annotations(scene, image.id, first_annotation))
+        annotations.update((entry.id, entry) for entry in annotations_of(scene, image.id, first_annotation))
         for conversation in _conversations(scene, number):
             prompts.append(_prompt(conversation, scene, len(prompts) + 1, image.id, first_annotation))
         if report:
             report(number + 1)
-    categories = {
-        index + 1: SetCategory(
-            id=index + 1, name=category.english, name_zh=category.chinese, supercategory=category.group
-        )
-        for index, category in enumerate(CATEGORIES)
-    }
+    categories = {index + 1: set_category(category) for index, category in enumerate(CATEGORIES)}
     info = SetInfo(description="Composed scenes of emoji art; docs/scenes.md", first_seed=first_seed)
     made = SceneSet(folder, info, images, annotations, categories, tuple(prompts))
     save_scene_set(made)
     return made
 
 
-def _annotations(scene: Scene, image_id: int, first: int) -> Iterator[SetAnnotation]:
+def set_category(category: Category) -> SetCategory:
+    """A category as a set lists it."""
+    return SetCategory(
+        id=_IDS[category.key], name=category.english, name_zh=category.chinese, supercategory=category.group
+    )
+
+
+def annotations_of(scene: Scene, image_id: int, first: int) -> Iterator[SetAnnotation]:
+    """Annotations of all objects of a scene, with ids from ``first``."""
     for offset, item in enumerate(scene.objects):
         x1, y1, x2, y2 = item.box
         yield SetAnnotation(
             id=first + offset,
             image_id=image_id,
-            category_id=CATEGORY_INDEX[item.category.key] + 1,
+            category_id=_IDS[item.category.key],
             bbox=(x1, y1, x2 - x1, y2 - y1),
             area=item.area,
             segmentation=encode_mask(item.mask),

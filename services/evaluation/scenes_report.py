@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pydantic import BaseModel
 
 from services.evaluation.average_precision import PromptBoxes, average_precision
+from services.evaluation.drawing_figures import Editing, Generation, editing_figures, generation_figures
 from services.evaluation.outcomes import (
     DETECTION_TASKS,
+    FAST_TASKS,
     OPEN_TASK,
     REFER_TASK,
+    TOOLS,
     Outcome,
     RoutedResult,
     answer_is_right,
@@ -20,6 +23,7 @@ from services.evaluation.outcomes import (
     routes_are_right,
 )
 from services.evaluation.scenes_set import SceneSet
+from services.evaluation.segmentation_figures import Segmentation, segmentation_figures
 
 # A share from 0 to 1; None where the set has no prompt of the kind.
 Share = float | None
@@ -29,7 +33,8 @@ class Routing(BaseModel):
     """Whether exactly the right phrases went to the right tool; open requests are left out, see ``Open``."""
 
     accuracy: Share
-    # Of prompts with two phrases or more.
+    # Of prompts with two phrases or more, and of those whose answers need two tools or more.
+    accuracy_several: Share
     accuracy_multi: Share
     by_task: dict[str, Share]
     by_language: dict[str, Share]
@@ -86,6 +91,10 @@ class LanguageFigures(BaseModel):
     refer: Share
     compare: Share
     open_f1: Share
+    routing_multi: Share
+    segmentation: Segmentation
+    generation: Generation
+    editing: Editing
 
 
 class StyleFigures(BaseModel):
@@ -106,6 +115,9 @@ class ScenesReport(BaseModel):
     refer: Accuracy
     compare: Comparison
     open: Open
+    segmentation: Segmentation
+    generation: Generation
+    editing: Editing
     by_language: dict[str, LanguageFigures]
     by_style: dict[str, StyleFigures]
     scenes: int
@@ -115,10 +127,14 @@ class ScenesReport(BaseModel):
     # The seed of the first scene.
     seed: int | None
     seconds: float
+    # What could not be asked, and why.
+    notes: tuple[str, ...]
 
 
-def report_of(scene_set: SceneSet, outcomes: Sequence[Outcome], seconds: float) -> ScenesReport:
-    """All figures. ``outcomes`` holds one entry a prompt, failed ones included."""
+def report_of(
+    scene_set: SceneSet, outcomes: Sequence[Outcome], seconds: float, notes: Sequence[str] = ()
+) -> ScenesReport:
+    """All figures. ``outcomes`` holds one entry a prompt that was asked, failed ones included."""
     languages = sorted({outcome.prompt.language for outcome in outcomes})
     free = _boxes(scene_set, outcomes, lambda outcome: outcome.routed)
     forced = _boxes(scene_set, outcomes, lambda outcome: outcome.teacher_forced or ())
@@ -145,6 +161,9 @@ def report_of(scene_set: SceneSet, outcomes: Sequence[Outcome], seconds: float) 
             },
         ),
         open=_open(outcomes),
+        segmentation=segmentation_figures(scene_set, outcomes),
+        generation=generation_figures(outcomes),
+        editing=editing_figures(scene_set, outcomes),
         by_language={
             language: _language_figures(
                 scene_set, [outcome for outcome in outcomes if outcome.prompt.language == language]
@@ -157,14 +176,16 @@ def report_of(scene_set: SceneSet, outcomes: Sequence[Outcome], seconds: float) 
         failed_prompts=sum(bool(outcome.error) for outcome in outcomes),
         seed=scene_set.info.first_seed,
         seconds=round(seconds, 1),
+        notes=tuple(notes),
     )
 
 
 def _routing(outcomes: Sequence[Outcome], languages: Sequence[str]) -> Routing:
-    judged = [outcome for outcome in outcomes if outcome.prompt.task != OPEN_TASK]
+    judged = [outcome for outcome in outcomes if outcome.prompt.task not in (OPEN_TASK, *FAST_TASKS)]
     return Routing(
         accuracy=_share(routes_are_right, judged),
-        accuracy_multi=_share(routes_are_right, [outcome for outcome in judged if len(outcome.prompt.phrases) > 1]),
+        accuracy_several=_share(routes_are_right, [outcome for outcome in judged if len(outcome.prompt.phrases) > 1]),
+        accuracy_multi=_share(routes_are_right, _with_tools(judged)),
         by_task={
             task: _share(routes_are_right, _of_task(judged, task))
             for task in sorted({outcome.prompt.task for outcome in judged})
@@ -178,7 +199,7 @@ def _routing(outcomes: Sequence[Outcome], languages: Sequence[str]) -> Routing:
 
 def _language_figures(scene_set: SceneSet, outcomes: Sequence[Outcome]) -> LanguageFigures:
     precision = average_precision(_boxes(scene_set, outcomes, lambda outcome: outcome.routed))
-    judged = [outcome for outcome in outcomes if outcome.prompt.task != OPEN_TASK]
+    judged = [outcome for outcome in outcomes if outcome.prompt.task not in (OPEN_TASK, *FAST_TASKS)]
     return LanguageFigures(
         routing=_share(routes_are_right, judged),
         ap=precision.ap,
@@ -188,6 +209,10 @@ def _language_figures(scene_set: SceneSet, outcomes: Sequence[Outcome]) -> Langu
         refer=_references(scene_set, outcomes),
         compare=_share(answer_is_right, _of_task(outcomes, "compare")),
         open_f1=_open(outcomes).f1,
+        routing_multi=_share(routes_are_right, _with_tools(judged)),
+        segmentation=segmentation_figures(scene_set, outcomes),
+        generation=generation_figures(outcomes),
+        editing=editing_figures(scene_set, outcomes),
     )
 
 
@@ -249,6 +274,15 @@ def _open(outcomes: Sequence[Outcome]) -> Open:
         f1=2 * hits / (named_total + right_total) if named_total + right_total else None,
         exact=sum(right == named for right, named in pairs) / len(pairs),
     )
+
+
+def _with_tools(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Those whose right answers need two tools or more."""
+    return [
+        outcome
+        for outcome in outcomes
+        if len({TOOLS.get(phrase.route, phrase.route) for phrase in outcome.prompt.phrases}) > 1
+    ]
 
 
 def _of_task(outcomes: Iterable[Outcome], task: str) -> list[Outcome]:

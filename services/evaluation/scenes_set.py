@@ -94,7 +94,8 @@ class PromptPhrase(_Entry):
 
     phrase: str = Field(min_length=1)
     route: str = "[DET]"
-    category_id: int
+    # None: the phrase names no category, like "make the dog blue" or "dog 2".
+    category_id: int | None
     # Empty: it is not in the image.
     annotation_ids: tuple[int, ...] = ()
 
@@ -125,6 +126,34 @@ class ChoiceAnswer(_Entry):
 ExpectedAnswer = Annotated[CountAnswer | YesNoAnswer | ChoiceAnswer, Field(discriminator="kind")]
 
 
+class ExpectedDrawing(_Entry):
+    """What a picture has to show."""
+
+    category_ids: tuple[int, ...]
+
+
+class ExpectedEdit(_Entry):
+    """What an edited picture has to show, and which part of it may change."""
+
+    # What is gone afterwards, what is new, and what takes another colour.
+    gone: int | None = None
+    new: int | None = None
+    recoloured: int | None = None
+    # The hue 0..1 of what changes, or its mean colour, 0..255 each.
+    hue: float | None = None
+    colour: tuple[float, float, float] | None = None
+    # The pixels that change in an edit that is done exactly.
+    changed: RunLengthMask
+
+    def changed_mask(self) -> NDArray[np.bool_]:
+        """``[height, width]`` bool."""
+        return np.asarray(coco_mask.decode(self.changed.model_dump()), dtype=np.bool_)
+
+
+def _is_nothing(value: object) -> bool:
+    return not value
+
+
 class Prompt(_Entry):
     """One question and what is right."""
 
@@ -139,6 +168,12 @@ class Prompt(_Entry):
     text: str = Field(min_length=1)
     phrases: tuple[PromptPhrase, ...] = ()
     answer: ExpectedAnswer | None = None
+    # What is asked before ``text`` in a dialogue of two questions; ``phrases`` are those of the second answer.
+    earlier: str = Field(default="", exclude_if=_is_nothing)
+    # What is marked on the image, each as the gateway takes it: {"box": [x1, y1, x2, y2]}, {"points": [[x, y]]} ...
+    marks: tuple[Mapping[str, Any], ...] = Field(default=(), exclude_if=_is_nothing)
+    drawing: ExpectedDrawing | None = Field(default=None, exclude_if=_is_nothing)
+    edit: ExpectedEdit | None = Field(default=None, exclude_if=_is_nothing)
 
 
 class _AnnotationsFile(_Entry):
@@ -270,11 +305,17 @@ def _check_prompt(loaded: SceneSet, prompt: Prompt) -> None:
     if prompt.image_id is not None and prompt.image_id not in loaded.images:
         raise SceneSetError(f"{place} refers to image {prompt.image_id}, which is not there.")
     for phrase in prompt.phrases:
-        if phrase.category_id not in loaded.categories:
+        if phrase.category_id is not None and phrase.category_id not in loaded.categories:
             raise SceneSetError(f"{place} refers to category {phrase.category_id}, which is not there.")
         for annotation_id in phrase.annotation_ids:
             annotation = loaded.annotations.get(annotation_id)
             if annotation is None or annotation.image_id != prompt.image_id:
                 raise SceneSetError(f"{place} refers to annotation {annotation_id}, which is not in its image.")
+    asked = prompt.drawing.category_ids if prompt.drawing else ()
+    if prompt.edit:
+        asked += tuple(id for id in (prompt.edit.gone, prompt.edit.new, prompt.edit.recoloured) if id is not None)
+    for category_id in asked:
+        if category_id not in loaded.categories:
+            raise SceneSetError(f"{place} refers to category {category_id}, which is not there.")
     if isinstance(prompt.answer, ChoiceAnswer) and prompt.answer.value not in prompt.answer.options:
         raise SceneSetError(f"{place}: the right answer {prompt.answer.value!r} is not among its options.")

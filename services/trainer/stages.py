@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from services.trainer.autoencoder_stage import AutoencoderStage
 from services.trainer.chat_stage import ChatStage
 from services.trainer.detector_stage import DetectorStage
-from services.trainer.diffusion_stage import DiffusionStage
 from services.trainer.joint_stage import JointStage
 from services.trainer.pose_stage import PoseStage
 from services.trainer.recipe import Recipe
@@ -20,8 +18,6 @@ _STAGES: dict[str, type[Stage]] = {
     "words": WordsStage,
     "chat": ChatStage,
     "joint": JointStage,
-    "autoencoder": AutoencoderStage,
-    "diffusion": DiffusionStage,
 }
 
 

@@ -32,7 +32,7 @@ def evaluated(oracle: Oracle, concurrency: int = 4):
 
 def test_right_answers_score_one_everywhere(oracle: Oracle) -> None:
     report, outcomes = evaluated(oracle)
-    assert report.routing.accuracy == report.routing.accuracy_multi == 1.0
+    assert report.routing.accuracy == report.routing.accuracy_several == 1.0
     assert set(report.routing.by_language.values()) == set(report.routing.by_task.values()) == {1.0}
     detection = report.detection
     assert detection.ap == detection.ap50 == detection.ap_teacher_forced == pytest.approx(1.0)
@@ -65,7 +65,7 @@ def test_wrong_phrases_lose_free_running_but_not_teacher_forced_precision(oracle
     report, _ = evaluated(oracle)
     assert report.detection.ap == 0.0
     assert report.detection.ap_teacher_forced == pytest.approx(1.0)
-    assert report.routing.accuracy_multi < 1.0
+    assert report.routing.accuracy_several < 1.0
 
 
 def test_failed_requests_are_wrong_and_counted(oracle: Oracle) -> None:

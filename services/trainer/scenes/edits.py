@@ -57,6 +57,8 @@ class Edit:
     # "en" or "zh".
     language: str
     instruction: str
+    # The canonical words of the instruction, which the routed phrase carries: "make the dog blue".
+    phrase: str
     before: Scene
     after: Scene
     # What the instruction is about; None for the ground.
@@ -95,11 +97,14 @@ def make_edit(
         return None
     language = language or pick(rng, LANGUAGES)
     wording = kind if change.ground is None else "named_ground"
-    instruction = pick(rng, INSTRUCTIONS[wording][language]).format(**_words(change, language))
+    wordings, words = INSTRUCTIONS[wording][language], _words(change, language)
+    instruction = pick(rng, wordings).format(**words)
+    phrase = wordings[0].rstrip(".。").format(**words)
     return Edit(
         kind=kind,
         language=language,
         instruction=vary(instruction, language, rng),
+        phrase=phrase[0].lower() + phrase[1:],
         before=before,
         after=change.after.render(),
         category=change.category,

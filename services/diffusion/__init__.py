@@ -1,1 +1,0 @@
-"""The diffusion tool: draws and edits images."""
