@@ -9,6 +9,7 @@ from gateway.chat_schema import AnswerExtension, ChatMessage, ChatRequest, Regio
 from gateway.images import ReceivedImage, receive_data_url
 from gateway.made_images import has_images, last_image
 from gateway.regions import region_message
+from gateway.reported import unread_results
 from gateway.results import observation_message
 from superlink.errors import invalid_argument
 from superlink.profile import Profile
@@ -146,7 +147,10 @@ def _user_parts(
 
 
 def _replay(message: ChatMessage) -> list[mllm_pb2.Part]:
-    """An earlier answer as the model wrote it: its phrases routed, its observations between the rounds."""
+    """An earlier answer as the model wrote it: its phrases routed, its observations between the rounds.
+
+    What tools reported after the last round follows at the end, so that the next request can refer to it.
+    """
     text = _text(message)
     extension = message.superlink or AnswerExtension()
     # (where in the text, phrases before observations, how much text it replaces, what it becomes)
@@ -173,6 +177,9 @@ def _replay(message: ChatMessage) -> list[mllm_pb2.Part]:
             cursor += 1
     if cursor < len(text):
         parts.append(mllm_pb2.Part(text=text[cursor:]))
+    unread = unread_results(extension)
+    if unread is not None:
+        parts.append(mllm_pb2.Part(observation=unread))
     return parts
 
 

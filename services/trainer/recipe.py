@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from services.detection.configuration import DetectorConfig
+from services.diffusion.configuration import DiffusionConfig
 from services.pose.configuration import PoseConfig
 from services.segmentation.configuration import SegmenterConfig
 from superlink.configuration import Section, load_yaml
@@ -70,8 +71,9 @@ class Recipe(Section):
     # detector: the detector alone, with its vocabulary in place of the MLLM's link embeddings. segmenter, pose:
     # likewise.
     # words: the language model alone, without sight. chat: the MLLM alone, on conversations. joint: MLLM and detector,
-    # through the super link.
-    stage: Literal["detector", "segmenter", "pose", "words", "chat", "joint"]
+    # through the super link. autoencoder: the diffusion tool's, on pixels alone.
+    # diffusion: the diffusion tool, likewise with a vocabulary.
+    stage: Literal["detector", "segmenter", "pose", "words", "chat", "joint", "autoencoder", "diffusion"]
     seed: int = 0
     threads: PositiveInt = 2
     schedule: Schedule
@@ -81,6 +83,7 @@ class Recipe(Section):
     detector: DetectorConfig = DetectorConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
     pose: PoseConfig = PoseConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
     # Modules that do not learn, by their path: ["mllm.internvl.model.vision_tower"].
     frozen: tuple[str, ...] = ()
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.

@@ -26,13 +26,13 @@ class Stage(ABC):
     @abstractmethod
     def __init__(self, recipe: Recipe) -> None: ...
 
-    def compose(self, composer: Composer, seed: int) -> Scene:
-        """The scene that sample ``seed`` is about; runs in a data process."""
+    def compose(self, composer: Composer, seed: int) -> Any:
+        """What sample ``seed`` is about, a scene for most; runs in a data process."""
         return composer.compose(seed)
 
     @abstractmethod
-    def prepare(self, scene: Scene, seed: int) -> Any:
-        """Turn a scene into one training sample; runs in a data process and depends on nothing but its arguments."""
+    def prepare(self, scene: Any, seed: int) -> Any:
+        """Turn what ``compose`` made into a training sample; runs in a data process, on nothing but its arguments."""
 
     @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Any:

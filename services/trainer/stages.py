@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from services.trainer.autoencoder_stage import AutoencoderStage
 from services.trainer.chat_stage import ChatStage
 from services.trainer.detector_stage import DetectorStage
+from services.trainer.diffusion_stage import DiffusionStage
 from services.trainer.joint_stage import JointStage
 from services.trainer.pose_stage import PoseStage
 from services.trainer.recipe import Recipe
@@ -18,6 +20,8 @@ _STAGES: dict[str, type[Stage]] = {
     "words": WordsStage,
     "chat": ChatStage,
     "joint": JointStage,
+    "autoencoder": AutoencoderStage,
+    "diffusion": DiffusionStage,
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from live_gateway import LiveGateway
 from request_bodies import chat_body, data_url, encode_picture
-from scripted_workers import finish, text, usage
+from scripted_workers import detection, detections, finish, group, text, usage
 
 from superlink.regions import MOST_REGIONS
 from superlink.v1 import types_pb2
@@ -123,3 +123,38 @@ async def test_wrong_regions_of_the_fast_path_are_named(
     )
 
     assert (response.status_code, response.json()["code"]) == (400, code)
+
+
+async def test_what_a_tool_found_can_be_meant_in_the_next_turn(gateway: LiveGateway) -> None:
+    """The model never read the boxes of the first answer; "dog 2" of the second turn is the second best of them."""
+    gateway.workers.mllm.rounds = [[text("Here: dog"), group("dog", 6), text("."), usage(9, 4, 3), finish()]]
+    gateway.workers.detection.script = lambda request: [
+        detections([detection(0, 0.6, (100, 50, 150, 100)), detection(0, 0.9, (0, 0, 20, 10))])
+    ]
+    body = chat_body("Find the dogs.", encode_picture())
+    first = (await gateway.http.post("/v1/chat/completions", json=body)).json()
+    body["messages"] += [first["choices"][0]["message"], {"role": "user", "content": "Now mask the second one."}]
+    gateway.workers.mllm.rounds = [[group("dog 2", 0, "[SEG]"), usage(9, 4, 3), finish()]]
+
+    response = await gateway.http.post("/v1/chat/completions", json=body)
+
+    assert response.status_code == 200
+    earlier = gateway.workers.mllm.generate_requests[1].messages[1].parts
+    assert [part.WhichOneof("part") for part in earlier] == ["text", "routed_phrase", "text", "observation"]
+    [asked] = gateway.workers.segmentation.requests
+    assert asked.groups[0].region.box == types_pb2.Box(x1=100, y1=50, x2=150, y2=100)
+
+
+async def test_boxes_that_no_tool_sends_are_refused(gateway: LiveGateway) -> None:
+    phrase = {"phrase": "dog", "route": "[DET]", "found": True, "detections": [{"bbox": [1, 2], "score": 0.5}]}
+    call = {"id": "call_0", "tool": "detection", "status": "completed", "phrases": [phrase]}
+    said = {"tool_calls": [call], "image": {"width": 200, "height": 100}}
+    body = chat_body("Find the dogs.", encode_picture())
+    body["messages"] += [
+        {"role": "assistant", "content": "Here.", "superlink": said},
+        {"role": "user", "content": "Now mask the second one."},
+    ]
+
+    response = await gateway.http.post("/v1/chat/completions", json=body)
+
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")

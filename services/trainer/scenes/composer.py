@@ -168,6 +168,14 @@ class Composer:
         """A category's art, its longer side ``size`` pixels before it is turned and stretched: uint8 RGBA."""
         return _vary(self._art[style][category], size, rng)
 
+    def upright_sprite(self, category: int, style: str, size: float) -> NDArray[np.uint8]:
+        """A category's art as its artist drew it, its longer side ``size`` pixels: uint8 RGBA."""
+        art = self._art[style][category]
+        box = art.getbbox() or (0, 0, *art.size)
+        scale = size / max(box[2] - box[0], box[3] - box[1])
+        extent = max(8, round((box[2] - box[0]) * scale)), max(8, round((box[3] - box[1]) * scale))
+        return np.asarray(art.resize(extent, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+
     def _choose_things(self, rng: np.random.Generator) -> list[int | Skeleton]:
         """Category indices and skeletons, one a thing to draw, in random order."""
         things: list[int | Skeleton] = [*self._choose_categories(rng)]

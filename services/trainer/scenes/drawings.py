@@ -39,11 +39,13 @@ CONCEPTS: tuple[str, ...] = (
 )
 CONCEPT_INDEX: dict[str, int] = {concept: index for index, concept in enumerate(CONCEPTS)}
 
-# One style of drawing art and a calm ground: what varies without being asked for is learnt at the cost of what is.
+# One style of art, upright, on a calm ground: what varies without being asked for is learnt at the cost of what is.
 _STYLE = "noto"
 _DRAWING_SIDE = 128
 # Of a thing that stands alone, of two and of three, relative to the image's side.
-_SIZES = {1: (0.4, 0.7), 2: (0.32, 0.46), 3: (0.28, 0.38)}
+_SIZES = {1: (0.5, 0.72), 2: (0.34, 0.46), 3: (0.3, 0.38)}
+# How far from the middle a thing is that stands alone, relative to the image's side: the standard deviation.
+_OFF_MIDDLE = 0.07
 # Shares of the drawings: one thing, several of a kind; the rest shows two kinds in a relation.
 _ONE, _SEVERAL = 0.65, 0.2
 # Shares of the drawings whose ground is asked for: by a colour, by a name.
@@ -180,14 +182,15 @@ def _arrange(
     shrink = 1.0
     while True:
         sprites = [
-            composer.draw_sprite(
-                CATEGORY_INDEX[category.key], _STYLE, shrink * side * rng.uniform(smallest, largest), rng
+            composer.upright_sprite(
+                CATEGORY_INDEX[category.key], _STYLE, shrink * side * rng.uniform(smallest, largest)
             )
             for category in categories
         ]
         for _ in range(_ATTEMPTS):
             corners = [
-                [int(rng.integers(0, max(1, side - extent + 1))) for extent in sprite.shape[:2]] for sprite in sprites
+                [_place(side - extent, alone=len(sprites) == 1, rng=rng) for extent in sprite.shape[:2]]
+                for sprite in sprites
             ]
             boxes = [
                 (left, top, left + sprite.shape[1], top + sprite.shape[0])
@@ -199,6 +202,14 @@ def _arrange(
                     for category, sprite, box in zip(categories, sprites, boxes, strict=True)
                 )
         shrink *= 0.9
+
+
+def _place(room: int, alone: bool, rng: np.random.Generator) -> int:
+    """Where a thing begins on one axis that leaves it this ``room``, all in pixels."""
+    if not alone:
+        return int(rng.integers(max(1, room + 1)))
+    off = rng.normal(0, _OFF_MIDDLE) * _DRAWING_SIDE
+    return int(np.clip(room / 2 + off, 0, max(0, room)))
 
 
 def _apart(boxes: list[tuple[int, int, int, int]]) -> bool:

@@ -1,0 +1,52 @@
+"""What tools reported in an earlier answer without the model having read it: later turns may refer to it ("dog 2")."""
+
+from __future__ import annotations
+
+import math
+
+from gateway.chat_schema import AnswerExtension
+from gateway.results import ImageSize, PhraseResult
+from superlink.errors import invalid_argument
+from superlink.v1 import mllm_pb2
+
+
+def unread_results(answer: AnswerExtension) -> mllm_pb2.Observation | None:
+    """The finds of an answer that none of its observations holds, as the model reads finds; None where there are none.
+
+    Raises SuperlinkError ``invalid_request`` for boxes that no tool sends.
+    """
+    if answer.image is None:
+        return None
+    read = {(group.route, group.phrase) for entry in answer.observations or () for group in entry.groups}
+    groups = [
+        mllm_pb2.ObservedGroup(route=phrase.route, phrase=phrase.phrase, objects=_objects(phrase, answer.image))
+        for call in answer.tool_calls or ()
+        for phrase in call.phrases
+        # Known only of tools that find things, and only once they have answered.
+        if phrase.found is not None and (phrase.route, phrase.phrase) not in read
+    ]
+    return mllm_pb2.Observation(groups=groups) if groups else None
+
+
+def _objects(phrase: PhraseResult, image: ImageSize) -> list[mllm_pb2.ObservedObject]:
+    """Best first; none of what the tool says is not there."""
+    found = sorted(phrase.detections if phrase.found else (), key=lambda entry: -entry.score)
+    objects = []
+    for entry in found:
+        if len(entry.bbox) != 4 or not all(math.isfinite(value) for value in entry.bbox):
+            raise invalid_argument("invalid_request", "A box of an earlier answer is not x, y, width and height.")
+        x, y, width, height = entry.bbox
+        objects.append(
+            mllm_pb2.ObservedObject(
+                x1=_thousandths(x, image.width),
+                y1=_thousandths(y, image.height),
+                x2=_thousandths(x + width, image.width),
+                y2=_thousandths(y + height, image.height),
+                score=entry.score,
+            )
+        )
+    return objects
+
+
+def _thousandths(coordinate: float, side: int) -> int:
+    return round(min(1.0, max(0.0, coordinate / max(1, side))) * 1000)

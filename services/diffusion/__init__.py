@@ -1,0 +1,1 @@
+"""The diffusion tool: draws and edits images."""

@@ -1,0 +1,236 @@
+"""The diffusion tool: link embeddings, and for an edit an image, in; an image out.
+
+Latent diffusion (Rombach et al. 2022) on diffusers' networks; edits as in InstructPix2Pix (Brooks et al. 2023), with
+the source on the channels of the denoising network's input and a guidance scale of its own. One network draws and
+edits: what is drawn has no source. VisionLLM v2 section 3.2 has two networks and puts the links in the text encoder's
+place in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from services.diffusion.autoencoder import LATENT_STRIDE, decode_latents, encode_pixels, make_autoencoder
+from services.diffusion.configuration import DiffusionConfig
+from services.diffusion.framing import frame
+from services.diffusion.mapper import LinkMapper
+from services.diffusion.source_encoder import SourceEncoder
+from services.diffusion.storage import load_parts, save_parts
+from services.diffusion.structures import DiffusionOptions, Source
+from services.runtime.decoder import DecoderSpec, PreparedImage
+from services.runtime.weights import read_config
+
+# Noise levels with more signal than this weigh no more than it (min-SNR, Hang et al. 2023).
+_MOST_SIGNAL = 5.0
+
+
+class Diffuser(nn.Module):
+    """See the module's docstring."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = DecoderSpec(
+            name=config.name,
+            version=config.version,
+            routes=config.routes,
+            link_width=config.link_width,
+            queries_per_group=config.queries_per_group,
+            adapter_version=config.adapter_version,
+            max_groups=config.max_groups,
+        )
+        # One link a concept: what the tool learns to be asked in before any MLLM speaks to it.
+        self.vocabulary = nn.Embedding(config.vocabulary, config.link_width)
+        self.mapper = LinkMapper(config.mapper, config.link_width, config.queries_per_group)
+        self.source_encoder = SourceEncoder(config.source_encoder)
+        self.autoencoder: AutoencoderDC = make_autoencoder(config.autoencoder)
+        self.denoiser = _make_denoiser(config)
+        self.scheduler = DDIMScheduler(
+            num_train_timesteps=config.training_steps,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            # Latents are no pixels: they have no fixed range.
+            clip_sample=False,
+            # The first step starts from noise alone, as training does at its last level.
+            timestep_spacing="trailing",
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what ``save`` wrote, ready for inference. Raises WeightsError when the folder is missing or damaged."""
+        diffuser = cls(read_config(folder, DiffusionConfig))
+        load_parts(diffuser, folder)
+        return diffuser.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write diffusers' layout, and beside it the parts that are our own; see ``storage``."""
+        save_parts(self, folder)
+
+    def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
+        """The source of an edit, upright RGB ``[height, width, 3]``, as a square of ``config.image_side`` in -1..1."""
+        square = torch.from_numpy(frame(image, self.config.image_side)).permute(2, 0, 1)
+        return PreparedImage(pixels=square.float() / 127.5 - 1, original_size=(image.shape[0], image.shape[1]))
+
+    def see(self, pixels: Tensor, region_maps: Tensor | None = None) -> Source:
+        """What the denoising network is shown of sources ``[batch, 3, side, side]`` in -1..1.
+
+        ``region_maps`` ``[batch, 1, side, side]`` is 1 where the user marked what the edit is about.
+        """
+        latents = encode_pixels(self.autoencoder, pixels)
+        if region_maps is None:
+            region_maps = pixels.new_zeros(len(pixels), 1, *pixels.shape[-2:])
+        return Source(latents, self.source_encoder(pixels), self.shrink_regions(region_maps))
+
+    def shrink_regions(self, region_maps: Tensor) -> Tensor:
+        """``[batch, 1, side, side]`` to the share of each latent's pixels that is marked."""
+        return nn.functional.avg_pool2d(region_maps, LATENT_STRIDE)
+
+    def no_source(self, images: int, rows: int, columns: int) -> Source:
+        """What the denoising network is shown where there is no source."""
+        channels = (self.config.autoencoder.latent_channels, self.config.source_encoder.channels, 1)
+        device = self.vocabulary.weight.device
+        return Source(*(torch.zeros(images, width, rows, columns, device=device) for width in channels))
+
+    def predict(self, noisy: Tensor, levels: Tensor, context: Tensor, source: Source) -> Tensor:
+        """The denoising network: ``noisy`` latents ``[batch, channels, h, w]`` at ``levels`` ``[batch]`` int.
+
+        ``context`` is the mapper's, ``[batch, queries, width]``. Returns the velocity, shaped like ``noisy``.
+        """
+        inputs = torch.cat([noisy, source.stacked()], dim=1).contiguous(memory_format=torch.channels_last)
+        velocity: Tensor = self.denoiser(
+            inputs, levels, encoder_hidden_states=context, class_labels=context.mean(dim=1)
+        ).sample
+        return velocity
+
+    def drop(self, samples: int) -> tuple[Tensor, Tensor]:
+        """Which training samples lose their text and which their source, bool ``[samples]`` each.
+
+        One draw decides both, so that the configured shares are the actual ones (InstructPix2Pix section 3.2.1).
+        """
+        config = self.config
+        draw = torch.rand(samples, device=self.vocabulary.weight.device)
+        text = draw < config.dropped_text + config.dropped_both
+        source = (draw >= config.dropped_text) & (
+            draw < config.dropped_text + config.dropped_both + config.dropped_source
+        )
+        return text, source
+
+    def loss(self, latents: Tensor, context: Tensor, source: Source) -> Tensor:
+        """Squared error of the velocity at random noise levels, weighted by min-SNR; a scalar.
+
+        ``latents`` ``[batch, channels, h, w]`` are those of the wanted images.
+        """
+        noise = torch.randn_like(latents)
+        levels = torch.randint(self.config.training_steps, (len(latents),), device=latents.device)
+        noisy = self.scheduler.add_noise(latents, noise, levels)
+        velocity = self.scheduler.get_velocity(latents, noise, levels)
+        error = (self.predict(noisy, levels, context, source) - velocity).square().flatten(1).mean(dim=1)
+        kept = self.scheduler.alphas_cumprod.to(latents.device)[levels]
+        signal = kept / (1 - kept)
+        # Of the error of the velocity, which already weighs by signal + 1.
+        return (error * signal.clamp(max=_MOST_SIGNAL) / (signal + 1)).mean()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        links: Tensor,
+        sources: Tensor | None,
+        region_maps: Tensor | None,
+        seeds: Sequence[int],
+        options: DiffusionOptions,
+        on_step: Callable[[int, int], None],
+    ) -> Tensor:
+        """Make one image for each row of ``links`` ``[batch, queries_per_group, link_width]``.
+
+        Without ``sources`` they are drawn, ``options.width`` by ``options.height``, multiples of 16 pixels; with
+        ``sources`` ``[batch, 3, side, side]`` in -1..1 these are edited, where ``region_maps``
+        ``[batch, 1, side, side]`` in 0..1 may mark what is meant. The noise of an image depends on its seed alone, so
+        that it is the same in any batch. ``on_step(done, total)`` is called after every step; what it raises ends the
+        work. Returns ``[batch, 3, height, width]`` uint8.
+        """
+        context = self.mapper(links)
+        empty = self.mapper.empty.expand_as(context)
+        if sources is None:
+            rows, columns = options.height // LATENT_STRIDE, options.width // LATENT_STRIDE
+            source = self.no_source(len(links), rows, columns)
+        else:
+            source = self.see(sources, region_maps)
+            rows, columns = source.latents.shape[-2:]
+        latents = torch.stack([self._noise(seed, rows, columns) for seed in seeds])
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(options.steps, device=latents.device)
+        for done, level in enumerate(scheduler.timesteps, start=1):
+            velocity = self._guided(latents, level, (context, empty), source, sources is not None, options)
+            latents = scheduler.step(velocity, level, latents).prev_sample
+            on_step(done, options.steps)
+        pixels = decode_latents(self.autoencoder, latents)
+        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+    def _guided(
+        self,
+        latents: Tensor,
+        level: Tensor,
+        contexts: tuple[Tensor, Tensor],
+        source: Source,
+        edits: bool,
+        options: DiffusionOptions,
+    ) -> Tensor:
+        """The velocity with classifier-free guidance; ``contexts`` are the request's and the empty one's."""
+        context, empty = contexts
+        nothing = source.masked(torch.zeros(len(latents), dtype=torch.bool, device=latents.device))
+        # Neither request nor source, then the request; an edit has the source alone between them.
+        states = [(empty, nothing), (context, source)]
+        if edits:
+            states.insert(1, (empty, source))
+        velocities = self.predict(
+            latents.repeat(len(states), 1, 1, 1),
+            level.expand(len(states) * len(latents)),
+            torch.cat([prompt for prompt, _ in states]),
+            Source(
+                torch.cat([shown.latents for _, shown in states]),
+                torch.cat([shown.features for _, shown in states]),
+                torch.cat([shown.region for _, shown in states]),
+            ),
+        ).chunk(len(states))
+        if not edits:
+            free, asked = velocities
+            return free + options.guidance * (asked - free)
+        free, unasked, asked = velocities
+        # InstructPix2Pix, equation 3.
+        return free + options.image_guidance * (unasked - free) + options.guidance * (asked - unasked)
+
+    def _noise(self, seed: int, rows: int, columns: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(self.config.autoencoder.latent_channels, rows, columns, generator=generator)
+        return noise.to(self.vocabulary.weight.device)
+
+
+def _make_denoiser(config: DiffusionConfig) -> UNet2DConditionModel:
+    sizes, latents = config.denoiser, config.autoencoder.latent_channels
+    denoiser = UNet2DConditionModel(
+        sample_size=config.image_side // LATENT_STRIDE,
+        # Noisy latents, the source's latents and features, and the mark.
+        in_channels=2 * latents + config.source_encoder.channels + 1,
+        out_channels=latents,
+        block_out_channels=sizes.channels,
+        down_block_types=tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in sizes.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(sizes.attention)),
+        layers_per_block=sizes.layers_per_block,
+        cross_attention_dim=config.mapper.width,
+        attention_head_dim=tuple(max(1, width // sizes.heads_width) for width in sizes.channels),
+        norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        # What is asked reaches every block beside the noise level, too: so a small network learns it sooner.
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=config.mapper.width,
+    )
+    denoiser.to(memory_format=torch.channels_last)
+    return denoiser

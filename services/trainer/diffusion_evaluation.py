@@ -1,0 +1,116 @@
+"""How well the diffusion tool does what it is asked for: a trained detector looks for it in what was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.detection.model import Detector
+from services.diffusion.model import Diffuser
+from services.diffusion.structures import DiffusionOptions
+from services.grounding.structures import GroundingOptions
+from services.trainer.autoencoder_stage import psnr, to_pixels
+from services.trainer.scenes.categories import CATEGORY_INDEX
+from services.trainer.scenes.composer import Composer
+from services.trainer.scenes.drawings import NOTHING, Drawing, draw_drawing, draw_edit_drawing
+from services.trainer.scenes.scene import Scene
+
+# Apart from what any run learns from.
+_FIRST_SEED = 5_000_000_000
+_BATCH = 16
+
+
+def evaluate_diffuser(diffuser: Diffuser, detector: Detector, composer: Composer, images: int) -> dict[str, float]:
+    """Make ``images`` drawings and as many edits, with the vocabulary's rows as links.
+
+    - agreement: share of the drawings in which the detector finds the category that was asked for;
+    - baseline: the same for the category that another drawing was asked for;
+    - changed: share of the edits that add, remove or replace after which the detector finds what it should and not
+      what it should not;
+    - untouched_psnr: dB between source and result of the edits where nothing should change; it can't exceed what the
+      autoencoder keeps.
+    """
+    training = diffuser.training
+    diffuser.eval()
+    rngs = [np.random.default_rng(_FIRST_SEED + number) for number in range(images)]
+    drawings = [draw_drawing(composer, rng) for rng in rngs]
+    edits = [draw_edit_drawing(composer, _FIRST_SEED + number, rng) for number, rng in enumerate(rngs)]
+    drawn, edited = make_images(diffuser, drawings), make_images(diffuser, edits)
+    diffuser.train(training)
+    asked = [drawing.slots.category for drawing in drawings]
+    verdicts = [
+        verdict for edit, image in zip(edits, edited, strict=True) for verdict in _verdict(detector, edit, image)
+    ]
+    return {
+        "agreement": float(np.mean([find(detector, image, [key])[0] for image, key in zip(drawn, asked, strict=True)])),
+        "baseline": float(
+            np.mean([find(detector, image, [key])[0] for image, key in zip(drawn, asked[1:] + asked[:1], strict=True)])
+        ),
+        "changed": float(np.mean(verdicts)) if verdicts else 0.0,
+        "untouched_psnr": float(
+            np.mean([untouched_psnr(edit, image) for edit, image in zip(edits, edited, strict=True)])
+        ),
+    }
+
+
+def make_images(diffuser: Diffuser, drawings: Sequence[Drawing]) -> list[NDArray[np.uint8]]:
+    """What the tool makes of each, ``[side, side, 3]``; all are drawings or all are edits."""
+    config = diffuser.config
+    options = DiffusionOptions(
+        steps=config.default_steps,
+        guidance=config.default_guidance,
+        image_guidance=config.default_image_guidance,
+        width=config.image_side,
+        height=config.image_side,
+    )
+    made: list[NDArray[np.uint8]] = []
+    device = diffuser.vocabulary.weight.device
+    for start in range(0, len(drawings), _BATCH):
+        part = drawings[start : start + _BATCH]
+        links = diffuser.vocabulary(torch.tensor([drawing.slots.indices for drawing in part], device=device))
+        given = [drawing.source for drawing in part if drawing.source is not None]
+        sources = torch.stack([to_pixels(scene.image) for scene in given]).to(device) if given else None
+        images: Tensor = diffuser.sample(
+            links, sources, None, range(start, start + len(part)), options, lambda _done, _total: None
+        )
+        made.extend(images.permute(0, 2, 3, 1).cpu().numpy())
+    return made
+
+
+@torch.no_grad()
+def find(detector: Detector, image: NDArray[np.uint8], keys: Sequence[str]) -> list[bool]:
+    """Whether the detector finds each category in ``image``, asked in rows of its own vocabulary."""
+    device = detector.logit_bias.device
+    rows = torch.tensor([CATEGORY_INDEX[key] for key in keys], device=device)
+    links = detector.vocabulary(rows)[None]
+    prepared = detector.prepare(image)
+    outputs = detector(detector.encode(prepared.pixels[None].to(device)), links, torch.ones_like(links[..., 0]).bool())
+    (result,) = detector.decode(outputs, [prepared.original_size], [len(keys)], [GroundingOptions()])
+    return [bool(found) for found in result.presence_found]
+
+
+def untouched_psnr(edit: Drawing, image: NDArray[np.uint8]) -> float:
+    """dB between the target of an edit and what was made, over the pixels that the edit should not change."""
+    kept = _kept(edit.source or edit.target, edit.target)
+    made, wanted = (to_pixels(pixels[kept][:, None])[None] for pixels in (image, edit.target.image))
+    return psnr(made, wanted)
+
+
+def _kept(source: Scene, target: Scene) -> NDArray[np.bool_]:
+    kept: NDArray[np.bool_] = (source.image == target.image).all(axis=2)
+    return kept if kept.any() else ~kept
+
+
+def _verdict(detector: Detector, edit: Drawing, image: NDArray[np.uint8]) -> list[bool]:
+    """Whether an edit happened; nothing where a detector can't tell."""
+    slots = edit.slots
+    if slots.operation not in ("add", "remove", "replace"):
+        return []
+    wanted = {"add": slots.category, "replace": slots.other}.get(slots.operation, NOTHING)
+    unwanted = slots.category if slots.operation != "add" else NOTHING
+    happened = wanted == NOTHING or find(detector, image, [wanted])[0]
+    return [happened and (unwanted == NOTHING or not find(detector, image, [unwanted])[0])]
