@@ -42,7 +42,7 @@ from mmengine import ConfigDict  # isort: skip
 
 _MEAN = (0.485, 0.456, 0.406)
 _STANDARD_DEVIATION = (0.229, 0.224, 0.225)
-_STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32)
 # Keeps an unseen phrase's first logits near a 1 % probability, as focal loss wants at the start.
 _PRIOR_LOGIT = -4.0
 
@@ -83,10 +83,10 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
             kernel_size=1,
             norm_cfg={"type": "GN", "num_groups": 16},
             act_cfg=None,
-            num_outs=len(_STRIDES),
+            num_outs=len(STRIDES),
         )
         self.position_encoding = SinePositionalEncoding(num_feats=width // 2, normalize=True)
-        self.level_embedding = nn.Parameter(torch.randn(len(_STRIDES), width) * 0.02)
+        self.level_embedding = nn.Parameter(torch.randn(len(STRIDES), width) * 0.02)
         # One link embedding a category: what the detector learns to be asked in before any MLLM speaks to it.
         self.vocabulary = nn.Embedding(config.vocabulary, config.link_width)
         self.link_projection = nn.Sequential(nn.Linear(config.link_width, width), nn.LayerNorm(width))
@@ -286,7 +286,7 @@ def _deformable_attention(config: GroundingConfig) -> dict[str, object]:
     return {
         "embed_dims": config.width,
         "num_heads": config.heads,
-        "num_levels": len(_STRIDES),
+        "num_levels": len(STRIDES),
         "num_points": config.sampling_points,
         "dropout": 0.0,
         "batch_first": True,

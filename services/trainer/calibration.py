@@ -1,9 +1,10 @@
-"""Calibrates a trained detector: its scores become probabilities, and 0.5 the best place to decide."""
+"""Calibrates a decoder that grounds phrases: its scores become probabilities, and 0.5 the best place to decide."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from services.detection.model import Detector
 from services.grounding.boxes import suppress_duplicates, to_corners
 from services.grounding.configuration import Calibration
+from services.grounding.network import STRIDES, GroundingDecoder
 from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.choosing import maybe_present
 from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
+
+Grounding = GroundingDecoder[Any]
 
 # Share of scenes that are asked for something that is there; between what questions of presence and of number ask.
 _PRESENT = 0.7
@@ -28,7 +31,7 @@ _MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class Answer:
-    """What the detector said about one category of one scene."""
+    """What the decoder said about one category of one scene."""
 
     # [queries] logits, highest first, and whether each candidate is a new right one.
     logits: NDArray[np.float32]
@@ -37,14 +40,14 @@ class Answer:
     count: int
 
 
-def calibrate(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> None:
-    """Fit both calibrations of ``detector`` on scenes and store them in its configuration.
+def calibrate(decoder: Grounding, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> None:
+    """Fit both calibrations of ``decoder`` on scenes and store them in its configuration.
 
     Presence: a logistic fit of "is there at all" on the best logit. Detection: the slope is that of a logistic fit of
     "is a right box" on the logit; the offset puts 0.5 where most categories are counted exactly, among those that are
     called present: these are reported with one box at least, the others without any.
     """
-    answers = ask(detector, links_of, scenes)
+    answers = ask(decoder, links_of, scenes)
     best = np.array([answer.logits[0] for answer in answers])
     presence_scale, presence_bias = fit_logistic(best, np.array([answer.count > 0 for answer in answers]))
     scale, _ = fit_logistic(
@@ -58,7 +61,7 @@ def calibrate(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor]
     # The curve is flat at its top and the sample small: of all limits that are as good within its noise, the middle.
     noise = float(np.sqrt(exact.max() * (1 - exact.max()) / len(found)))
     limit = float(np.mean(candidates[exact >= exact.max() - noise]))
-    detector.config = detector.config.model_copy(
+    decoder.config = decoder.config.model_copy(
         update={
             "detection_calibration": Calibration(scale=scale, bias=-scale * limit),
             "presence_calibration": Calibration(scale=presence_scale, bias=presence_bias),
@@ -85,19 +88,19 @@ def fit_logistic(values: NDArray[np.float32], labels: NDArray[np.bool_]) -> tupl
 
 
 @torch.no_grad()
-def ask(detector: Detector, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> list[Answer]:
-    """What ``detector`` says about one category of every scene, asked alone as questions of presence and number ask."""
-    detector.eval()
+def ask(decoder: Grounding, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> list[Answer]:
+    """What ``decoder`` says about one category of every scene, asked alone as questions of presence and number ask."""
+    decoder.eval()
     answers = []
-    device = detector.logit_bias.device
+    device = decoder.logit_bias.device
     for scene in scenes:
         category = maybe_present(scene, np.random.default_rng((scene.seed, 5)), _PRESENT)
-        features = detector.encode(detector.prepare(scene.image).pixels[None].to(device))
+        features = decoder.encode(decoder.prepare(scene.image).pixels[None].to(device))
         links = links_of(scene, [CATEGORY_INDEX[category.key]])[None]
-        outputs = detector(features, links, torch.ones(1, 1, dtype=torch.bool, device=device))
+        outputs = decoder.ground(features[-len(STRIDES) :], links, torch.ones(1, 1, dtype=torch.bool, device=device))
         boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
         logits = outputs.logits[-1, 0, :, 0]
-        single = suppress_duplicates(boxes, logits, detector.config.duplicate_iou)
+        single = suppress_duplicates(boxes, logits, decoder.config.duplicate_iou)
         truths = [scene.objects[index].box for index in members(scene, category)]
         answers.append(_judge(logits[single], boxes[single], torch.tensor(truths).reshape(-1, 4)))
     return answers

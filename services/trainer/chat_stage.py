@@ -34,8 +34,7 @@ from services.trainer.mllm_samples import (
     gather_features,
     gather_regions,
     image_input,
-    look_at_marks,
-    render_conversation,
+    render_marked,
     split_by_length,
 )
 from services.trainer.recipe import Recipe
@@ -195,12 +194,7 @@ def prepare_chat(
     conversations = [draw_conversation(scene, rng, tasks) for _ in range(count)]
     return ChatSample(
         image=image_input(scene, shown, config),
-        conversations=tuple(
-            look_at_marks(
-                render_conversation(conversation, tokenizer, 0, config.tokens_per_tile), conversation, scene, config
-            )
-            for conversation in conversations
-        ),
+        conversations=tuple(render_marked(conversation, scene, config, tokenizer) for conversation in conversations),
     )
 
 

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, distributed, nn
 
 
+def world_size() -> int:
+    """Processes that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start(device: torch.device) -> tuple[int, int]:
     """Join the process group that torchrun describes; returns (rank, world size), (0, 1) without torchrun."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if world_size() == 1:
         return 0, 1
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return distributed.get_rank(), distributed.get_world_size()

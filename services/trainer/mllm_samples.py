@@ -87,6 +87,14 @@ def look_at_marks(
     )
 
 
+def render_marked(
+    conversation: Conversation, scene: Scene, config: MllmConfig, tokenizer: MllmTokenizer
+) -> RenderedConversation:
+    """A conversation about ``scene``, which is one tile and the first of its batch, with what is marked on it."""
+    rendered = render_conversation(conversation, tokenizer, 0, config.tokens_per_tile)
+    return look_at_marks(rendered, conversation, scene, config)
+
+
 @dataclass(frozen=True)
 class LanguageBatch:
     """Right-padded conversations of similar length."""

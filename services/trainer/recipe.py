@@ -88,6 +88,10 @@ class Recipe(Section):
     frozen: tuple[str, ...] = ()
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.
     start_from: dict[str, Path] = {}
+    # Joint training: which decoders learn, and how large a share of the steps each has: {"pose": 1.0}.
+    decoders: dict[Literal["detection", "segmentation"], PositiveFloat] = Field(
+        default={"detection": 1.0}, min_length=1
+    )
     # Folders of decoders whose vocabularies the MLLM's links learn: {"pose": "runs/pose/export"}.
     vocabularies: dict[str, Path] = {}
 

@@ -35,7 +35,7 @@ from services.trainer.stage import Stage
 
 _VOCABULARY = "vocabulary.weight"
 # What every scene is asked for, in the order of the vocabulary's rows.
-_ASKED = (*CATEGORIES, *GROUND_CATEGORIES.values())
+ASKED = (*CATEGORIES, *GROUND_CATEGORIES.values())
 # Marked things a scene.
 _FEWEST_MARKS, _MOST_MARKS = 2, 4
 # Share of marked things that are called by their name.
@@ -77,7 +77,7 @@ class SegmenterStage(Stage):
         rng = np.random.default_rng([_MARKS_STREAM, seed])
         marked = rng.permutation(markable(scene))[: rng.integers(_FEWEST_MARKS, _MOST_MARKS + 1)].tolist()
         everything = with_grounds(scene)
-        groups = [*(members(everything, category) for category in _ASKED), *((thing,) for thing in marked)]
+        groups = [*(members(everything, category) for category in ASKED), *((thing,) for thing in marked)]
         return _Sample(
             pixels=self.segmenter.prepare(scene.image).pixels,
             targets=image_targets(everything, groups),
@@ -88,20 +88,16 @@ class SegmenterStage(Stage):
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
         """See ``Stage``."""
-        targets = pad_targets([sample.targets for sample in samples])
-        side = samples[0].masks.shape[-1]
-        masks = torch.zeros(*targets.mask.shape, side, side, dtype=torch.bool)
-        for row, sample in enumerate(samples):
-            masks[row, : len(sample.masks)] = sample.masks
+        targets = pad_masks([(sample.targets, sample.masks) for sample in samples])
         regions = pad_regions(
-            [[(len(_ASKED) + place, mark) for place, mark in enumerate(sample.marks)] for sample in samples]
+            [[(len(ASKED) + place, mark) for place, mark in enumerate(sample.marks)] for sample in samples]
         )
-        rows = torch.full((len(samples), targets.groups.shape[2] - len(_ASKED)), -1)
+        rows = torch.full((len(samples), targets.groups.shape[2] - len(ASKED)), -1)
         for row, sample in enumerate(samples):
             rows[row, : len(sample.marked_rows)] = torch.tensor(sample.marked_rows, dtype=torch.int64)
         return _Batch(
             pixels=torch.stack([sample.pixels for sample in samples]),
-            targets=SegmentationTargets(targets.boxes, targets.groups, targets.mask, targets.normaliser, masks),
+            targets=targets,
             marked_rows=rows,
             regions=regions,
         )
@@ -109,7 +105,7 @@ class SegmenterStage(Stage):
     def losses(self, batch: _Batch) -> dict[str, Tensor]:
         """See ``Stage``."""
         device = self.segmenter.logit_bias.device
-        rows = torch.arange(len(_ASKED)).expand(len(batch.pixels), -1)
+        rows = torch.arange(len(ASKED)).expand(len(batch.pixels), -1)
         links, link_mask = noisy_rows(self.segmenter, torch.cat([rows, batch.marked_rows], dim=1).to(device))
         regions = batch.regions.to(device)
         targets = share_targets(batch.targets, device)
@@ -202,6 +198,16 @@ def _look(scene: Scene, thing: int, rng: np.random.Generator) -> RegionPoints:
     region = draw_mark(scene.objects[thing], kind, rng)
     points = region_points(region_mask(region, scene.height, scene.width))
     return points.scaled(max(scene.height, scene.width))
+
+
+def pad_masks(samples: Sequence[tuple[tuple[Tensor, Tensor], Tensor]]) -> SegmentationTargets:
+    """Stack ``image_targets`` and ``image_masks`` of several images."""
+    targets = pad_targets([boxes for boxes, _ in samples])
+    side = samples[0][1].shape[-1]
+    masks = torch.zeros(*targets.mask.shape, side, side, dtype=torch.bool)
+    for row, (_, own) in enumerate(samples):
+        masks[row, : len(own)] = own
+    return SegmentationTargets(targets.boxes, targets.groups, targets.mask, targets.normaliser, masks)
 
 
 def image_masks(scene: Scene, groups: Sequence[Sequence[int]], side: int) -> Tensor:

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from services.detection.configuration import DetectorConfig
+from services.detection.model import Detector
 from services.mllm.config import DEFAULT_ROUTES
 from services.mllm.model import Mllm
+from services.segmentation.configuration import SegmenterConfig
 from services.trainer import calibration
 from services.trainer.alignment import alignment_term
 from services.trainer.chat_stage import ChatStage, copy_stem, language_term
 from services.trainer.coco_figures import coco_average_precision
 from services.trainer.dense_supervision import GROUND, word_term
+from services.trainer.joint_detection import JointDetection
 from services.trainer.joint_stage import JointStage
-from services.trainer.loop import freeze
+from services.trainer.loop import freeze, make_optimiser
 from services.trainer.recipe import Data, Recipe, Schedule
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
@@ -39,7 +43,8 @@ SMALL = DetectorConfig(
 )
 
 
-def recipe(stage: str, sprites: Path) -> Recipe:
+def recipe(stage: str, sprites: Path, **fields: Any) -> Recipe:
+    sizes = SMALL.model_dump(exclude={"name", "route", "version"})
     return Recipe(
         name="small",
         stage=stage,
@@ -47,6 +52,8 @@ def recipe(stage: str, sprites: Path) -> Recipe:
         schedule=Schedule(steps=1, batch_size=3, learning_rate=1e-3),
         data=Data(sprites=sprites, workers=0, largest_side=160),
         detector=SMALL,
+        segmenter=SegmenterConfig(**sizes, mask_width=8, mask_points=32),
+        **fields,
     )
 
 
@@ -54,6 +61,12 @@ def recipe(stage: str, sprites: Path) -> Recipe:
 def joint(sprite_file: Path) -> JointStage:
     torch.manual_seed(0)
     return JointStage(recipe("joint", sprite_file))
+
+
+def detector_of(joint: JointStage) -> Detector:
+    decoder = joint.decoders["detection"]
+    assert isinstance(decoder, JointDetection)
+    return decoder.detector
 
 
 def test_detection_gradients_flow_through_the_link_into_the_language_model(
@@ -85,11 +98,16 @@ def test_every_scene_keeps_its_own_links_when_conversations_are_sorted_by_length
         together = joint.collate(samples)
         tower = joint.mllm.tower(together.chat.tiles)
         _, states = language_term(joint.mllm, together.chat.language, tower)
-        links = joint._links(together, states)
+        links = joint.links(together.chat.language, states, "detection", together.conversations)
+        alone = []
+        for sample in samples:
+            batch = joint.collate([sample])
+            tower = joint.mllm.tower(batch.chat.tiles)
+            _, states = language_term(joint.mllm, batch.chat.language, tower)
+            alone += joint.links(batch.chat.language, states, "detection", batch.conversations)
 
-    assert [link.shape[0] for link in links] == [sample.targets[1].shape[1] for sample in samples]
-    for link, sample in zip(links, samples, strict=True):
-        assert torch.equal(link[len(link) - len(sample.beside) :], joint.detector.vocabulary.weight[sample.beside])
+    for link, own in zip(links, alone, strict=True):
+        torch.testing.assert_close(link, own, rtol=1e-3, atol=1e-4)
 
 
 def test_the_detector_is_asked_for_nothing_twice(joint: JointStage, composer: Composer) -> None:
@@ -97,19 +115,19 @@ def test_the_detector_is_asked_for_nothing_twice(joint: JointStage, composer: Co
         scene = composer.compose(seed)
         sample = joint.prepare(scene, seed)
         named = [category_of(group.phrase) for group in sample.chat.conversations[0].rendered.groups]
-        asked = [category for category in named if category >= 0] + sample.beside
+        asked = [category for category in named if category >= 0] + sample.task.beside
         assert len(asked) == len(set(asked))
         if -1 not in named:
             assert len(asked) == len(CATEGORIES)
-        for place, category in enumerate(sample.beside, start=len(named)):
-            boxes = sample.targets[1][:, place].sum() if len(sample.targets[1]) else 0
+        for place, category in enumerate(sample.task.beside, start=len(named)):
+            boxes = sample.task.targets[1][:, place].sum() if len(sample.task.targets[1]) else 0
             assert boxes == len(members(scene, CATEGORIES[category]))
 
 
 def test_exported_folders_load_as_the_services_load_them(
     joint: JointStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.trainer.joint_stage._CALIBRATION_SCENES", 4)
+    monkeypatch.setattr("services.trainer.joint_detection.CALIBRATION_SCENES", 4)
     joint.export(tmp_path)
 
     mllm, tokenizer = Mllm.load(tmp_path / "mllm")
@@ -122,7 +140,7 @@ def test_exported_folders_load_as_the_services_load_them(
 def test_a_later_run_goes_on_from_an_export(
     joint: JointStage, sprite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.trainer.joint_stage._CALIBRATION_SCENES", 4)
+    monkeypatch.setattr("services.trainer.joint_detection.CALIBRATION_SCENES", 4)
     joint.export(tmp_path)
     start_from = {"mllm": tmp_path / "mllm", "detector": tmp_path / "detection"}
 
@@ -138,13 +156,13 @@ def test_a_later_run_goes_on_from_an_export(
 def test_the_stem_takes_over_the_detectors_backbone(joint: JointStage, sprite_file: Path) -> None:
     torch.manual_seed(1)
     chat = ChatStage(recipe("chat", sprite_file))
-    copy_stem(joint.detector.state_dict(), chat.mllm)
+    copy_stem(detector_of(joint).state_dict(), chat.mllm)
     stem = chat.mllm.internvl.model.vision_tower.embeddings.patch_embeddings.stem.eval()
-    joint.detector.eval()
+    detector_of(joint).eval()
     pixels = torch.randn(1, 3, 64, 64)
 
     with torch.no_grad():
-        torch.testing.assert_close(stem(pixels), joint.detector.backbone(pixels)[1])
+        torch.testing.assert_close(stem(pixels), detector_of(joint).backbone(pixels)[1])
 
 
 def test_words_are_learned_without_a_pixel(sprite_file: Path, composer: Composer) -> None:
@@ -199,9 +217,10 @@ def test_what_is_not_there_at_all_does_not_decide_how_boxes_are_counted(
         answers.append(calibration.Answer(logits, logits > -0.75, 3))
     monkeypatch.setattr(calibration, "ask", lambda *_: answers)
 
-    calibration.calibrate(joint.detector, joint._fast_path_links, [])
+    detector = detector_of(joint)
+    calibration.calibrate(detector, lambda *_: torch.zeros(0), [])
 
-    boxes, presence = joint.detector.config.detection_calibration, joint.detector.config.presence_calibration
+    boxes, presence = detector.config.detection_calibration, detector.config.presence_calibration
     assert -1 <= -boxes.bias / boxes.scale <= -0.5
     assert 0.5 <= -presence.bias / presence.scale <= 1
 
@@ -225,7 +244,7 @@ def test_links_learn_the_rows_of_the_vocabulary(joint: JointStage, composer: Com
     optimiser = torch.optim.Adam(joint.mllm.link.parameters(), lr=1e-2)
     with torch.no_grad():
         tower = joint.mllm.tower(batch.chat.tiles)
-    vocabularies = {"detection": Vocabulary(joint.detector.vocabulary.weight, category_of)}
+    vocabularies = {"detection": Vocabulary(detector_of(joint).vocabulary.weight, category_of)}
     losses = []
 
     for _ in range(8):
@@ -252,7 +271,97 @@ def test_frozen_modules_neither_learn_nor_update_statistics(joint: JointStage) -
 
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     assert not any(module.training for module in tower.modules())
-    assert joint.detector.neck.training
+    assert detector_of(joint).neck.training
     with pytest.raises(ConfigurationError, match=r"mllm\.towr"):
         freeze(joint.model, ["mllm.towr"])
     tower.requires_grad_(True)
+
+
+@pytest.fixture(scope="module")
+def two_decoders(sprite_file: Path) -> JointStage:
+    torch.manual_seed(0)
+    return JointStage(recipe("joint", sprite_file, decoders={"detection": 1.0, "segmentation": 1.0}))
+
+
+def batch_for(stage: JointStage, composer: Composer, decoder: str) -> Any:
+    """The batch of the first step that belongs to ``decoder``."""
+    size = stage.recipe.schedule.batch_size
+    first = next(step * size for step in range(100) if stage.decoder_of(step * size).name == decoder)
+    return stage.collate([stage.prepare(composer.compose(seed), seed) for seed in range(first, first + size)])
+
+
+def test_all_samples_of_a_step_are_for_one_decoder_on_every_rank(
+    two_decoders: JointStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    size = two_decoders.recipe.schedule.batch_size
+    steps = [
+        {two_decoders.decoder_of(seed).name for seed in range(step * 2 * size, (step + 1) * 2 * size)}
+        for step in range(60)
+    ]
+    assert all(len(decoders) == 1 for decoders in steps)
+    assert 15 < sum(decoders == {"segmentation"} for decoders in steps) < 45
+
+
+@pytest.mark.parametrize(("decoder", "other"), [("detection", "segmenter"), ("segmentation", "detector")])
+def test_a_step_leaves_the_other_decoders_and_their_moments_alone(
+    two_decoders: JointStage, composer: Composer, decoder: str, other: str
+) -> None:
+    stage = two_decoders
+    stage.model.train()
+    optimiser = make_optimiser(stage.model, stage.recipe.schedule)
+    torch.stack(list(stage.losses(batch_for(stage, composer, "detection")).values())).sum().backward()
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    torch.stack(list(stage.losses(batch_for(stage, composer, "segmentation")).values())).sum().backward()
+    optimiser.step()
+    bystanders = dict(stage.model.get_submodule(other).named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in bystanders.items()}
+    moments = {
+        name: optimiser.state[parameter]["exp_avg"].clone()
+        for name, parameter in bystanders.items()
+        if parameter in optimiser.state
+    }
+    assert moments
+
+    optimiser.zero_grad(set_to_none=True)
+    torch.stack(list(stage.losses(batch_for(stage, composer, decoder)).values())).sum().backward()
+    optimiser.step()
+
+    for name, parameter in bystanders.items():
+        assert parameter.grad is None
+        assert torch.equal(parameter, before[name])
+    for name, moment in moments.items():
+        assert torch.equal(optimiser.state[bystanders[name]]["exp_avg"], moment)
+
+
+@pytest.mark.parametrize("decoder", ["detection", "segmentation"])
+def test_gradients_across_a_process_boundary_are_those_of_one_graph(
+    two_decoders: JointStage, composer: Composer, decoder: str
+) -> None:
+    stage = two_decoders
+    stage.model.eval()
+    batch = batch_for(stage, composer, decoder)
+    parameters = list(stage.mllm.parameters())
+
+    def forward() -> list[torch.Tensor]:
+        tower = stage.mllm.tower(batch.chat.tiles)
+        _, states = language_term(stage.mllm, batch.chat.language, tower)
+        return stage.links(batch.chat.language, states, decoder, batch.conversations)
+
+    def decode(links: list[torch.Tensor]) -> torch.Tensor:
+        torch.manual_seed(3)
+        return torch.stack(list(stage.decoders[decoder].losses(links, batch.task).values())).sum()
+
+    whole = torch.autograd.grad(decode(forward()), parameters, allow_unused=True)
+    links = forward()
+    # What would cross the wire: the links there, their gradients back.
+    received = [link.detach().requires_grad_() for link in links]
+    returned = torch.autograd.grad(decode(received), received)
+    split = torch.autograd.grad(links, parameters, grad_outputs=returned, allow_unused=True)
+
+    assert any(gradient is not None and float(gradient.abs().max()) > 0 for gradient in whole)
+    for one, other in zip(whole, split, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
