@@ -96,7 +96,9 @@ class AutoencoderStage(Stage):
         with torch.no_grad():
             pixels = self.collate([to_pixels(scene.image) for scene in scenes]).to(self.autoencoder.device)
             deviation = encode_pixels(self.autoencoder, pixels).std()
-        self.autoencoder.register_to_config(scaling_factor=1 / float(deviation))
+        # Latents are encoded with the factor of the run that this one goes on from.
+        factor = self.autoencoder.config.scaling_factor / float(deviation)
+        self.autoencoder.register_to_config(scaling_factor=factor)
         self.autoencoder.save_pretrained(folder / "vae")
 
 

@@ -19,6 +19,7 @@ from services.diffusion.configuration import (
     SourceEncoderConfig,
 )
 from services.diffusion.model import Diffuser
+from services.diffusion.storage import load_autoencoder
 from services.trainer.autoencoder_stage import AutoencoderStage, psnr
 from services.trainer.diffusion_evaluation import untouched_psnr
 from services.trainer.diffusion_stage import DiffusionStage
@@ -102,6 +103,16 @@ def test_exported_latents_have_unit_size(autoencoder_folder: Path, sprite_file: 
     stage = AutoencoderStage(recipe("autoencoder", sprite_file, autoencoder=autoencoder_folder))
     scenes = [stage.composer.compose(seed) for seed in range(8)]
     assert stage.evaluate(scenes)["deviation_scenes"] == pytest.approx(1, abs=0.3)
+
+
+def test_latents_keep_their_size_where_a_run_goes_on(
+    autoencoder_folder: Path, sprite_file: Path, tmp_path: Path
+) -> None:
+    stage = AutoencoderStage(recipe("autoencoder", sprite_file, autoencoder=autoencoder_folder))
+    before = stage.autoencoder.config.scaling_factor
+    stage.export(tmp_path)
+    assert before != pytest.approx(1, abs=1e-3)
+    assert load_autoencoder(tmp_path).config.scaling_factor == pytest.approx(before, rel=1e-4)
 
 
 def test_a_run_of_the_diffusion_stage_ends_with_weights_that_the_tool_loads(
