@@ -1,7 +1,8 @@
 """Trains the language model alone on conversations about layouts: which words to route, in what order, and no sight.
 
 Copying a list of names and answering from an observation need no pixels, and without image tokens and a vision tower a
-step costs a fraction. The image of every question is there but takes no token.
+step costs a fraction. The image of every question is there but takes no token. Links learn the vocabularies of the
+decoders that the recipe names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from services.trainer.alignment import alignment_term
 from services.trainer.chat_stage import LANGUAGE_PARTS, language_term, phrases_right, read, start_mllm
 from services.trainer.mllm_samples import LanguageBatch, RenderedConversation, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
@@ -22,12 +24,13 @@ from services.trainer.scenes.conversations import draw_conversation
 from services.trainer.scenes.layouts import random_layout
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage
+from services.trainer.vocabularies import load_vocabularies
 
 # Tasks whose answers follow from the words, or from the observation, alone. Lists are the hardest to learn.
 _TASKS = {
-    "fast_path": 0.2,
+    "fast_path": 0.15,
     "detect": 0.03,
-    "detect_several": 0.3,
+    "detect_several": 0.2,
     "detect_absent": 0.02,
     "refer": 0.15,
     "count": 0.07,
@@ -36,7 +39,16 @@ _TASKS = {
     "segment": 0.04,
     "segment_several": 0.12,
     "segment_referred": 0.06,
-    "boxes_and_masks": 0.2,
+    "boxes_and_masks": 0.25,
+    "several_tools": 0.4,
+    "refer_back": 0.2,
+    "draw": 0.2,
+    "draw_fast": 0.1,
+    "edit": 0.2,
+    "edit_fast": 0.1,
+    "pose": 0.02,
+    "pose_places": 0.2,
+    "pose_fast": 0.03,
     "follow_up": 0.08,
     "talk": 0.015,
     "no_image": 0.015,
@@ -49,6 +61,7 @@ class WordsStage(Stage):
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.mllm, self.tokenizer = start_mllm(recipe)
+        self.vocabularies = load_vocabularies(recipe.vocabularies)
         self.model = nn.ModuleDict({"mllm": self.mllm})
 
     def compose(self, composer: Composer, seed: int) -> Scene:
@@ -71,7 +84,10 @@ class WordsStage(Stage):
 
     def losses(self, batch: list[LanguageBatch]) -> dict[str, Tensor]:
         """See ``Stage``."""
-        return {"language": language_term(self.mllm, batch, None)[0]}
+        words, states = language_term(self.mllm, batch, None)
+        device = self.mllm.query_start.device
+        vocabularies = {name: vocabulary.to(device) for name, vocabulary in self.vocabularies.items()}
+        return {"language": words, "alignment": alignment_term(self.mllm, batch, states, vocabularies)}
 
     @torch.no_grad()
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
