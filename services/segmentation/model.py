@@ -29,6 +29,11 @@ from services.segmentation.structures import SegmentationOutputs, SegmentationTa
 # Stride of the masks.
 _MASK_STRIDE = 4
 
+# A mask reaches beyond its box by at most this share of the box's sides.
+_MARGIN = 0.2
+# Logit of pixels that a mask never has.
+_NEVER = -30.0
+
 
 class Segmenter(GroundingDecoder[SegmentationOutputs]):
     """A grounding network that answers with the masks of its candidates."""
@@ -114,6 +119,7 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
                 found = self._one_a_mark(found, outputs, row, option)
             embeddings = outputs.mask_embeddings[-1, row, found.queries].float()
             logits = torch.einsum("fc,chw->fhw", embeddings, outputs.pixel_embeddings[row].float())
+            logits = logits.masked_fill(~self._near(found.corners, logits.shape[-1]), _NEVER)
             finds = self._phrases(found, logits, size) if option.semantic else self._instances(found, logits, size)
             # What has no pixel is no find.
             finds = [find for find in finds if find[0].any()]
@@ -128,6 +134,17 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
                 )
             )
         return results
+
+    def _near(self, corners: Tensor, cells: int) -> Tensor:
+        """``[finds, cells, cells]`` bool: the cells of the padded square in and around boxes ``[finds, 4]``.
+
+        Mask products know nothing of places, and like things share theirs; a find's own box is the better judge.
+        """
+        centres = (torch.arange(cells, device=corners.device) + 0.5) / cells
+        margins = ((corners[:, 2:] - corners[:, :2]) * _MARGIN).clamp(min=1 / cells)
+        first, last = corners[:, :2] - margins, corners[:, 2:] + margins
+        columns, rows = ((centres >= first[:, axis, None]) & (centres <= last[:, axis, None]) for axis in (0, 1))
+        return rows[:, :, None] & columns[:, None, :]
 
     def _one_a_mark(
         self, found: Selection, outputs: SegmentationOutputs, row: int, option: GroundingOptions

@@ -47,7 +47,8 @@ from services.trainer.vocabularies import load_vocabularies
 
 _VOCABULARY = 2048
 _TOKENIZER_TEXTS = 30_000
-LANGUAGE_PARTS = 4
+# Parts of a batch, by length: the fewer, the more padding.
+LANGUAGE_PARTS = 8
 # Lists and answers with several tools are what is learned last.
 _TASKS = TASK_WEIGHTS | {
     "detect_several": 0.3,

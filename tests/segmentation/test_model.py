@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +166,28 @@ def test_an_image_without_objects_teaches_no_mask_and_loses_none() -> None:
 
     assert all(term.item() == 0 for term in terms.values())
     assert segmenter.mask_head[0].weight.grad is not None
+
+
+@torch.no_grad()
+def test_a_mask_stays_near_the_box_that_was_found(segmenter: Segmenter) -> None:
+    prepared = segmenter.prepare(np.zeros((64, 64, 3), dtype=np.uint8))
+    outputs = segmenter(
+        segmenter.encode(prepared.pixels[None]), torch.randn(1, 1, 16), torch.ones(1, 1, dtype=torch.bool)
+    )
+    boxes = outputs.grounding.boxes.clone()
+    boxes[-1] = torch.tensor([0.5, 0.5, 0.25, 0.25])
+    everywhere = replace(
+        outputs,
+        grounding=replace(outputs.grounding, boxes=boxes),
+        mask_embeddings=torch.ones_like(outputs.mask_embeddings),
+        pixel_embeddings=torch.ones_like(outputs.pixel_embeddings),
+    )
+
+    [result] = segmenter.decode(everywhere, [(64, 64)], [1], [GroundingOptions(score_threshold=0.0, most_finds=1)])
+
+    # The box is 24 to 40; a fifth of its side is 3.2 pixels, and masks are made of cells of 4.
+    x1, y1, x2, y2 = result.boxes[0]
+    assert 16 <= x1 <= 24
+    assert 16 <= y1 <= 24
+    assert 40 <= x2 <= 48
+    assert 40 <= y2 <= 48
