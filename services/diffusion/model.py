@@ -103,12 +103,15 @@ class Diffuser(nn.Module):
         """The denoising network: ``noisy`` latents ``[batch, channels, h, w]`` at ``levels`` ``[batch]`` int.
 
         ``context`` is the mapper's, ``[batch, queries, width]``. Returns the velocity, shaped like ``noisy``.
+
+        The network says what differs from the source: without a word of its own, an edit leaves everything as it is.
         """
         inputs = torch.cat([noisy, source.stacked()], dim=1).contiguous(memory_format=torch.channels_last)
-        velocity: Tensor = self.denoiser(
+        difference: Tensor = self.denoiser(
             inputs, levels, encoder_hidden_states=context, class_labels=context.mean(dim=1)
         ).sample
-        return velocity
+        noise = (1 - self.scheduler.alphas_cumprod.to(levels.device)[levels]).sqrt()
+        return difference - noise[:, None, None, None] * source.latents
 
     def drop(self, samples: int) -> tuple[Tensor, Tensor]:
         """Which training samples lose their text and which their source, bool ``[samples]`` each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from diffusers import AutoencoderDC, UNet2DConditionModel
 from services.diffusion.configuration import AutoencoderConfig, DenoiserConfig, DiffusionConfig, MapperConfig
 from services.diffusion.framing import frame, restore
 from services.diffusion.model import Diffuser
-from services.diffusion.structures import DiffusionOptions
+from services.diffusion.structures import DiffusionOptions, Source
 from services.runtime.weights import WeightsError
 
 QUERIES = 4
@@ -187,3 +188,19 @@ def test_what_is_framed_comes_back_in_its_own_shape(size: tuple[int, int]) -> No
     restored = restore(square, size)
     assert restored.shape == image.shape
     assert np.abs(restored.astype(int) - image).mean() < 6
+
+
+@torch.no_grad()
+def test_what_the_network_leaves_unsaid_is_the_source(diffuser: Diffuser, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = torch.randn(2, diffuser.config.autoencoder.latent_channels, 4, 4)
+    nothing = diffuser.no_source(2, 4, 4)
+    levels = torch.tensor([10, 900])
+    noise = torch.randn_like(latents)
+    kept = diffuser.scheduler.alphas_cumprod[levels][:, None, None, None]
+    noisy = diffuser.scheduler.add_noise(latents, noise, levels)
+    # A network that knows the noise and has nothing to say of the image.
+    monkeypatch.setattr(diffuser.denoiser, "forward", lambda *_, **__: SimpleNamespace(sample=kept.sqrt() * noise))
+
+    velocity = diffuser.predict(noisy, levels, torch.zeros(2, 1, 1), Source(latents, nothing.features, nothing.region))
+
+    torch.testing.assert_close(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, latents, rtol=1e-4, atol=1e-4)
