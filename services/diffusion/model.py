@@ -28,9 +28,6 @@ from services.diffusion.structures import DiffusionOptions, Source
 from services.runtime.decoder import DecoderSpec, PreparedImage
 from services.runtime.weights import read_config
 
-# Noise levels with more signal than this weigh no more than it (min-SNR, Hang et al. 2023).
-_MOST_SIGNAL = 5.0
-
 
 class Diffuser(nn.Module):
     """See the module's docstring."""
@@ -127,19 +124,16 @@ class Diffuser(nn.Module):
         return text, source
 
     def loss(self, latents: Tensor, context: Tensor, source: Source) -> Tensor:
-        """Squared error of the velocity at random noise levels, weighted by min-SNR; a scalar.
+        """Squared error of the velocity at random noise levels, a scalar.
 
-        ``latents`` ``[batch, channels, h, w]`` are those of the wanted images.
+        ``latents`` ``[batch, channels, h, w]`` are those of the wanted images. All levels weigh alike: what is drawn is
+        decided where there is most noise, which weights by signal all but leave out.
         """
         noise = torch.randn_like(latents)
         levels = torch.randint(self.config.training_steps, (len(latents),), device=latents.device)
         noisy = self.scheduler.add_noise(latents, noise, levels)
         velocity = self.scheduler.get_velocity(latents, noise, levels)
-        error = (self.predict(noisy, levels, context, source) - velocity).square().flatten(1).mean(dim=1)
-        kept = self.scheduler.alphas_cumprod.to(latents.device)[levels]
-        signal = kept / (1 - kept)
-        # Of the error of the velocity, which already weighs by signal + 1.
-        return (error * signal.clamp(max=_MOST_SIGNAL) / (signal + 1)).mean()
+        return nn.functional.mse_loss(self.predict(noisy, levels, context, source), velocity)
 
     @torch.no_grad()
     def sample(

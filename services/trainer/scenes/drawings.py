@@ -43,18 +43,23 @@ CONCEPT_INDEX: dict[str, int] = {concept: index for index, concept in enumerate(
 _STYLE = "noto"
 _DRAWING_SIDE = 128
 # Of a thing that stands alone, of two and of three, relative to the image's side.
-_SIZES = {1: (0.5, 0.72), 2: (0.34, 0.46), 3: (0.3, 0.38)}
-# How far from the middle a thing is that stands alone, relative to the image's side: the standard deviation.
-_OFF_MIDDLE = 0.07
+_SIZES = {1: (0.6, 0.68), 2: (0.4, 0.45), 3: (0.36, 0.41)}
+# Where the middles of the things are by their relation and number: shares of the image's width and height.
+_PLACES = {
+    (NOTHING, 1): ((0.5, 0.5),),
+    (NOTHING, 2): ((0.27, 0.5), (0.73, 0.5)),
+    (NOTHING, 3): ((0.27, 0.29), (0.73, 0.29), (0.5, 0.72)),
+    ("beside", 2): ((0.27, 0.5), (0.73, 0.5)),
+    ("above", 2): ((0.5, 0.27), (0.5, 0.73)),
+}
+# How far from its place a thing is, relative to the image's side: the standard deviation.
+_OFF_PLACE = 0.015
 # Shares of the drawings: one thing, several of a kind; the rest shows two kinds in a relation.
 _ONE, _SEVERAL = 0.65, 0.2
 # Shares of the drawings whose ground is asked for: by a colour, by a name.
 _COLOURED_GROUND, _NAMED_GROUND = 0.25, 0.25
 # Most things in a scene that is edited.
 _MOST_EDITED = 3
-_ATTEMPTS = 20
-# Things of a drawing overlap by at most this share of the smaller one's box.
-_MOST_OVERLAP = 0.08
 
 # Scenes that are edited: a few things, large enough to be seen at 128 px.
 DRAWING_OPTIONS = ComposerOptions(
@@ -176,63 +181,15 @@ def _calm_ground(side: int, rng: np.random.Generator, colour: NamedColour | None
 def _arrange(
     composer: Composer, categories: list[Category], relation: str, rng: np.random.Generator
 ) -> tuple[Layer, ...]:
-    """A layer for each category, whole and apart from the others."""
+    """A layer for each category, whole and apart from the others, a little off the places that their number has."""
     side = composer.options.largest_side
     smallest, largest = _SIZES[len(categories)]
-    shrink = 1.0
-    while True:
-        sprites = [
-            composer.upright_sprite(
-                CATEGORY_INDEX[category.key], _STYLE, shrink * side * rng.uniform(smallest, largest)
-            )
-            for category in categories
-        ]
-        for _ in range(_ATTEMPTS):
-            corners = [
-                [_place(side - extent, alone=len(sprites) == 1, rng=rng) for extent in sprite.shape[:2]]
-                for sprite in sprites
-            ]
-            boxes = [
-                (left, top, left + sprite.shape[1], top + sprite.shape[0])
-                for (top, left), sprite in zip(corners, sprites, strict=True)
-            ]
-            if _apart(boxes) and _related(boxes, relation):
-                return tuple(
-                    cut_layer(category, sprite, box[0], box[1], (side, side))
-                    for category, sprite, box in zip(categories, sprites, boxes, strict=True)
-                )
-        shrink *= 0.9
-
-
-def _place(room: int, alone: bool, rng: np.random.Generator) -> int:
-    """Where a thing begins on one axis that leaves it this ``room``, all in pixels."""
-    if not alone:
-        return int(rng.integers(max(1, room + 1)))
-    off = rng.normal(0, _OFF_MIDDLE) * _DRAWING_SIDE
-    return int(np.clip(room / 2 + off, 0, max(0, room)))
-
-
-def _apart(boxes: list[tuple[int, int, int, int]]) -> bool:
-    for number, one in enumerate(boxes):
-        for other in boxes[:number]:
-            width = max(0, min(one[2], other[2]) - max(one[0], other[0]))
-            height = max(0, min(one[3], other[3]) - max(one[1], other[1]))
-            smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-            if width * height > _MOST_OVERLAP * smaller:
-                return False
-    return True
-
-
-def _related(boxes: list[tuple[int, int, int, int]], relation: str) -> bool:
-    """Whether the first box lies so to the second: beside it with heights in common, or above it with widths."""
-    if relation == NOTHING:
-        return True
-    first, second = boxes
-    columns, rows = (min(first[axis + 2], second[axis + 2]) - max(first[axis], second[axis]) for axis in (0, 1))
-    if relation == "beside":
-        return rows > 0.5 * min(first[3] - first[1], second[3] - second[1]) and rows > columns
-    return (
-        columns > 0.5 * min(first[2] - first[0], second[2] - second[0])
-        and columns > rows
-        and first[1] + first[3] < second[1] + second[3]
-    )
+    layers = []
+    for category, place in zip(categories, _PLACES[relation, len(categories)], strict=True):
+        sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * rng.uniform(smallest, largest))
+        left, top = (
+            round(side * (middle + rng.normal(0, _OFF_PLACE)) - extent / 2)
+            for middle, extent in zip(place, (sprite.shape[1], sprite.shape[0]), strict=True)
+        )
+        layers.append(cut_layer(category, sprite, left, top, (side, side)))
+    return tuple(layers)
