@@ -16,7 +16,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -55,6 +55,8 @@ class Ticket(Generic[Request]):
     arrived: float
     # When the caller stops waiting; infinite for one that waits for ever.
     deadline: float = math.inf
+    # Only requests of one kind share a batch.
+    kind: Hashable = None
     # Set by the event loop, read by the model thread just before it starts.
     cancelled: bool = field(default=False)
 
@@ -142,18 +144,24 @@ class BatchQueue(Generic[Request]):
         return min(self._window_end(), self._latest_start()) if self._waiting else math.inf
 
     def take(self) -> list[Ticket[Request]]:
-        """Remove and return the next batch: within ``max_batch_size`` and ``max_batch_bytes``, in order of arrival.
+        """Remove and return the next batch: those of the oldest one's kind, in order of arrival.
 
-        A single request above ``max_batch_bytes`` forms a batch of its own.
+        It keeps within ``max_batch_size`` and ``max_batch_bytes``; a single request above ``max_batch_bytes`` forms a
+        batch of its own.
         """
         batch: list[Ticket[Request]] = []
         total = 0
-        while self._waiting and len(batch) < self._limits.max_batch_size:
-            if batch and total + self._waiting[0].size_bytes > self._limits.max_batch_bytes:
+        for ticket in self._waiting:
+            if len(batch) == self._limits.max_batch_size:
                 break
-            ticket = self._waiting.popleft()
+            if ticket.kind != self._waiting[0].kind:
+                continue
+            if batch and total + ticket.size_bytes > self._limits.max_batch_bytes:
+                break
             total += ticket.size_bytes
             batch.append(ticket)
+        taken = set(map(id, batch))
+        self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in taken)
         self._bytes -= total
         return batch
 
@@ -223,8 +231,10 @@ class Batcher(Generic[Request, Response]):
         finally:
             self._admitted -= 1
 
-    async def submit(self, request: Request, *, size_bytes: int = 0, deadline: float = math.inf) -> Completed[Response]:
-        """Run ``request`` in some batch and return its response.
+    async def submit(
+        self, request: Request, *, size_bytes: int = 0, deadline: float = math.inf, kind: Hashable = None
+    ) -> Completed[Response]:
+        """Run ``request`` in some batch, with none but requests of its ``kind``, and return its response.
 
         ``deadline`` is in ``time.monotonic()`` seconds. Cancelling the awaiting task takes the request out of the
         queue; in a batch that has begun, its response is dropped. Raises SuperlinkError: RESOURCE_EXHAUSTED with a
@@ -235,7 +245,7 @@ class Batcher(Generic[Request, Response]):
             raise SuperlinkError(
                 "shutting_down", "The worker is shutting down.", status=grpc.StatusCode.UNAVAILABLE, retry_after_ms=1000
             )
-        ticket = Ticket(request, size_bytes, time.monotonic(), deadline)
+        ticket = Ticket(request, size_bytes, time.monotonic(), deadline, kind)
         try:
             self._queue.offer(ticket)
         except QueueFullError:

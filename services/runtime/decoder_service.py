@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
-import grpc
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,12 +20,12 @@ from services.runtime.batcher import Batcher, Completed
 from services.runtime.decoder import Decoder, Options, PreparedImage, Result, Skeleton, pad_links
 from services.runtime.feature_cache import FeatureCache
 from services.runtime.images import ImageExecutor, decode_image, image_digest
+from services.runtime.links import read_links
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
 from services.runtime.regions import RegionPoints, pad_regions, region_mask, region_points
-from services.runtime.tensors import tensor_from_message
 from services.runtime.worker import Worker
-from superlink.errors import SuperlinkError, invalid_argument
+from superlink.errors import invalid_argument
 from superlink.image_header import check_image_size
 from superlink.profile import Profile, WorkerSettings, weights_folder
 from superlink.regions import MOST_REGIONS
@@ -167,33 +166,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
     def _read_links(self, request: decoder_pb2.DecodeRequest) -> Tensor:
         """The validated link embeddings ``[groups, link_width]``; a prefetch has no groups."""
         spec = self._decoder.spec
-        if request.input_mode == decoder_pb2.INPUT_MODE_TEXT:
-            raise invalid_argument(
-                "unsupported_input_mode", f"The {spec.name} decoder takes link embeddings, not phrases."
-            )
-        if len(request.groups) > spec.max_groups:
-            raise invalid_argument(
-                "too_many_groups",
-                f"The request has {len(request.groups)} groups; at most {spec.max_groups} are allowed.",
-            )
-        if request.adapter_version != spec.adapter_version:
-            raise SuperlinkError(
-                "adapter_version_mismatch",
-                f"The link embeddings were made for adapter version {request.adapter_version!r}; the {spec.name} "
-                f"decoder has {spec.adapter_version!r}. Deploy an MLLM and a decoder of the same training run.",
-                status=grpc.StatusCode.FAILED_PRECONDITION,
-            )
-        unknown = sorted({group.route for group in request.groups} - set(spec.routes))
-        if unknown:
-            raise invalid_argument(
-                "unknown_route",
-                f"The {spec.name} decoder does not answer {', '.join(map(repr, unknown))}. "
-                f"It answers {', '.join(spec.routes)}.",
-            )
-        links = [
-            tensor_from_message(group.embedding, f"The link embedding of group {index}", [spec.link_width])
-            for index, group in enumerate(request.groups)
-        ]
+        links = read_links(request, spec, [spec.link_width])
         return torch.stack(links) if links else torch.empty(0, spec.link_width)
 
     def _count_keypoints(self, request: decoder_pb2.DecodeRequest) -> int:

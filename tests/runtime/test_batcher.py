@@ -85,6 +85,16 @@ def offer(queue: BatchQueue[str], *, at: float = 0.0, size_bytes: int = 1, deadl
     queue.offer(Ticket("request", size_bytes, at, deadline))
 
 
+def test_a_batch_holds_one_kind_and_the_others_keep_their_places() -> None:
+    queue: BatchQueue[str] = BatchQueue(LIMITS)
+    for name, kind in zip("abcdefg", "xyxxyxz", strict=True):
+        queue.offer(Ticket(name, 1, 0.0, kind=kind))
+    taken = []
+    while len(queue):
+        taken.append("".join(ticket.request for ticket in queue.take()))
+    assert taken == ["acd", "be", "f", "g"]
+
+
 def test_every_reason_closes_a_batch() -> None:
     queue: BatchQueue[str] = BatchQueue(LIMITS)
     assert queue.reason_to_close(0.0, draining=True) is None
