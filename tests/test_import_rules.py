@@ -144,6 +144,7 @@ def test_the_rules_let_allowed_imports_pass(module: str, source: str) -> None:
         ("detection", ("services/detection", "services/grounding", "services/runtime")),
         ("segmentation", ("services/segmentation", "services/grounding", "services/runtime")),
         ("pose", ("services/pose", "services/grounding", "services/runtime")),
+        ("diffusion", ("services/diffusion", "services/runtime")),
         ("trainer", ("services/trainer",)),
         ("evaluation", ("services/evaluation",)),
     ],
