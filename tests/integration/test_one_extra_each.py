@@ -45,6 +45,13 @@ print(len(sys.modules), present)
     assert result.stdout.split(maxsplit=1)[1].strip() == "[]"
 
 
+@pytest.mark.parametrize("extra", ["segmentation", "pose", "diffusion"])
+def test_tools_without_weights_in_the_repository_import_with_only_their_extra(extra: str, tmp_path: Path) -> None:
+    environment = make_lean_environment(extra, tmp_path)
+    result = run_python(environment, "-c", f"import services.{extra}.service")
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_lean_environments_lack_what_belongs_to_others() -> None:
     assert not {"torch", "transformers"} & distributions_of("gateway").keys()
     assert "fastapi" not in distributions_of("mllm")
