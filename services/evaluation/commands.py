@@ -155,14 +155,15 @@ def extend_scenes_command(
     scene_folder: Annotated[Path, typer.Argument(help="Folder of a scene set.")],
     sprites: Annotated[Path | None, typer.Option(help="File made by `make sprites`.", show_default="sprites/")] = None,
 ) -> None:
-    """Add prompts for segmentation, drawing, editing and several tools to a set; what is there stays as it is.
+    """Add what a set lacks of prompts for masks, several tools, edits, drawings and poses; what is there stays.
 
     Example: superlink scenes extend held_out
     """
-    from services.evaluation.tools_making import extend_scene_set, tool_composers
+    from services.evaluation.set_extension import extend_scene_set
+    from services.evaluation.tools_making import tool_parts
 
     before = _load(scene_folder)
-    after = extend_scene_set(before, *tool_composers(_art(sprites)))
+    after = extend_scene_set(before, tool_parts(_art(sprites)))
     added = len(after.prompts) - len(before.prompts)
     output.print(f"{scene_folder}: {len(after.images) - len(before.images)} scenes and {added} prompts more")
 
@@ -311,6 +312,8 @@ def _scenes_table(report: ScenesReport) -> Table:
         ("semantic mIoU", report.segmentation.semantic_miou, "segmentation.semantic_miou"),
         ("referring mIoU", report.segmentation.referring_miou, "segmentation.referring_miou"),
         ("interactive mIoU, points", report.segmentation.interactive_miou, "segmentation.interactive_miou"),
+        ("poses AP50 by OKS", report.pose.oks_ap50, "pose.oks_ap50"),
+        *((f"poses AP50 by OKS, {kind}", value, None) for kind, value in report.pose.by_kind.items()),
         ("drawings with what was asked", report.generation.detector_agreement, "generation.detector_agreement"),
         ("drawings with something else", report.generation.baseline, "generation.baseline"),
         ("edits verified", report.editing.change_verified, "editing.change_verified"),

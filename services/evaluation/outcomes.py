@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.evaluation.average_precision import BoundingBox, FoundBox, PromptBoxes, TrueBox, intersection_over_union
 from services.evaluation.judging import is_right
 from services.evaluation.scenes_set import Prompt, SceneSet
-from superlink.results import Answer, DetectionAnswer, FoundObject, RunLengthMask
+from superlink.results import Answer, DetectionAnswer, FoundObject, Keypoint, RunLengthMask
 
 # Boxes of these tasks count for average precision.
 DETECTION_TASKS = ("detect", "detect_several", "detect_absent")
@@ -48,6 +48,8 @@ class RoutedResult:
     present: bool | None
     # The mask of each of ``found``, from tools that segment.
     masks: tuple[RunLengthMask | None, ...] = ()
+    # The keypoints of each of ``found``, from tools that find poses.
+    keypoints: tuple[tuple[Keypoint, ...], ...] = ()
     # PNG files, from tools that make images.
     images: tuple[bytes, ...] = ()
 
@@ -166,6 +168,7 @@ def _routed(
         tuple((found.bbox, found.score) for found in ranked),
         present,
         tuple(found.segmentation for found in ranked),
+        tuple(found.keypoints for found in ranked),
         images,
     )
 

@@ -31,7 +31,7 @@ from services.evaluation.outcomes import (
     segmented,
 )
 from services.evaluation.scenes_report import ScenesReport, report_of
-from services.evaluation.scenes_set import ChoiceAnswer, Prompt, SceneSet
+from services.evaluation.scenes_set import POSE_TASK, ChoiceAnswer, Prompt, SceneSet
 from superlink.client import Client
 from superlink.errors import SuperlinkError
 from superlink.images import encode_image
@@ -140,7 +140,7 @@ def _segment(client: Client, prompt: Prompt, image: Path) -> Outcome:
 def _chat(client: Client, prompt: Prompt, image: Path | None) -> Answer:
     """The answer to the prompt, after that to the earlier question where there is one."""
     options: ChatOptions = {}
-    if prompt.task in (*DETECTION_TASKS, *SEGMENT_TASKS, REFER_TASK):
+    if prompt.task in (*DETECTION_TASKS, *SEGMENT_TASKS, REFER_TASK, POSE_TASK):
         options = {"score_threshold": _RANKING_THRESHOLD, "max_detections": _RANKING_DETECTIONS}
     if not prompt.earlier:
         return client.chat(image, prompt.text, **options)

@@ -30,8 +30,10 @@ from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import EVALUATION_SEED_START, Composer
 from services.trainer.scenes.conversation import Conversation, TaskError
 from services.trainer.scenes.conversations import sample_conversation
+from services.trainer.scenes.figures import UNLABELLED
 from services.trainer.scenes.grounds import GROUND_NAMES
-from services.trainer.scenes.scene import Category, Scene
+from services.trainer.scenes.scene import Category, Scene, SceneObject
+from services.trainer.scenes.skeletons import SKELETONS
 
 # Tasks asked about every scene, and about every second and every fourth one.
 _ALWAYS = ("detect", "detect_several", "detect_several", "refer", "count", "presence", "open")
@@ -40,10 +42,13 @@ _EVERY_FOURTH = ("caption", "talk", "no_image")
 _ATTEMPTS = 20
 # 23 KB an image; lossless would take 53 KB.
 _WEBP_QUALITY = 98
-# Ids of categories in a set: those of things, and far behind them those of grounds.
-_IDS = {category.key: number for number, category in enumerate(CATEGORIES, start=1)} | {
-    ground: number for number, ground in enumerate(GROUND_NAMES, start=201)
-}
+_SKELETONS = {skeleton.key: skeleton for skeleton in SKELETONS}
+# Ids of categories in a set: those of sprites, and behind them with room to grow those of figures and of grounds.
+_IDS = (
+    {category.key: number for number, category in enumerate(CATEGORIES, start=1)}
+    | {key: number for number, key in enumerate(_SKELETONS, start=151)}
+    | {ground: number for number, ground in enumerate(GROUND_NAMES, start=201)}
+)
 _EQUAL_WORDINGS = ("equal", "equally", "the same", "neither", "as many", "一样", "相同", "都是")
 
 
@@ -92,9 +97,20 @@ def make_scene_set(
 
 
 def set_category(category: Category) -> SetCategory:
-    """A category as a set lists it."""
-    return SetCategory(
+    """A category as a set lists it; one of figures has its skeleton."""
+    listed = SetCategory(
         id=_IDS[category.key], name=category.english, name_zh=category.chinese, supercategory=category.group
+    )
+    if category.key not in _SKELETONS:
+        return listed
+    skeleton = _SKELETONS[category.key]
+    bones = [(skeleton.index(first), skeleton.index(second)) for first, second in skeleton.bones]
+    return listed.model_copy(
+        update={
+            "keypoints": tuple(keypoint.key for keypoint in skeleton.keypoints),
+            "skeleton": tuple((1 + first, 1 + second) for first, second in bones),
+            "sigmas": tuple(keypoint.sigma for keypoint in skeleton.keypoints),
+        }
     )
 
 
@@ -102,6 +118,7 @@ def annotations_of(scene: Scene, image_id: int, first: int) -> Iterator[SetAnnot
     """Annotations of all objects of a scene, with ids from ``first``."""
     for offset, item in enumerate(scene.objects):
         x1, y1, x2, y2 = item.box
+        keypoints = _flat_keypoints(item)
         yield SetAnnotation(
             id=first + offset,
             image_id=image_id,
@@ -109,7 +126,19 @@ def annotations_of(scene: Scene, image_id: int, first: int) -> Iterator[SetAnnot
             bbox=(x1, y1, x2 - x1, y2 - y1),
             area=item.area,
             segmentation=encode_mask(item.mask),
+            keypoints=keypoints,
+            num_keypoints=sum(flag > UNLABELLED for flag in keypoints[2::3]) if keypoints else None,
         )
+
+
+def _flat_keypoints(item: SceneObject) -> tuple[int | float, ...]:
+    """COCO's x, y, flag of each keypoint, [3 x keypoints], to a tenth of a pixel; zeros where it is unlabelled."""
+    if item.keypoints is None or item.visibility is None:
+        return ()
+    flat: list[int | float] = []
+    for (x, y), flag in zip(item.keypoints.tolist(), item.visibility.tolist(), strict=True):
+        flat += (0, 0, flag) if flag == UNLABELLED else (round(x, 1), round(y, 1), flag)
+    return tuple(flat)
 
 
 def _conversations(scene: Scene, number: int) -> Iterator[Conversation]:

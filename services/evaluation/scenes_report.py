@@ -22,6 +22,7 @@ from services.evaluation.outcomes import (
     reference_is_right,
     routes_are_right,
 )
+from services.evaluation.pose_figures import Pose, pose_figures
 from services.evaluation.scenes_set import SceneSet
 from services.evaluation.segmentation_figures import Segmentation, segmentation_figures
 
@@ -93,6 +94,7 @@ class LanguageFigures(BaseModel):
     open_f1: Share
     routing_multi: Share
     segmentation: Segmentation
+    pose: Pose
     generation: Generation
     editing: Editing
 
@@ -116,6 +118,7 @@ class ScenesReport(BaseModel):
     compare: Comparison
     open: Open
     segmentation: Segmentation
+    pose: Pose
     generation: Generation
     editing: Editing
     by_language: dict[str, LanguageFigures]
@@ -162,6 +165,7 @@ def report_of(
         ),
         open=_open(outcomes),
         segmentation=segmentation_figures(scene_set, outcomes),
+        pose=pose_figures(scene_set, outcomes),
         generation=generation_figures(outcomes),
         editing=editing_figures(scene_set, outcomes),
         by_language={
@@ -211,6 +215,7 @@ def _language_figures(scene_set: SceneSet, outcomes: Sequence[Outcome]) -> Langu
         open_f1=_open(outcomes).f1,
         routing_multi=_share(routes_are_right, _with_tools(judged)),
         segmentation=segmentation_figures(scene_set, outcomes),
+        pose=pose_figures(scene_set, outcomes),
         generation=generation_figures(outcomes),
         editing=editing_figures(scene_set, outcomes),
     )

@@ -13,16 +13,26 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 
 FORMAT_VERSION = 1
 ANNOTATIONS_FILE = "annotations.json"
 PROMPTS_FILE = "prompts.json"
 IMAGES_FOLDER = "images"
+# Prompts of this task ask for all keypoints of one kind of figure, which the set has to know.
+POSE_TASK = "pose"
 
 
 class SceneSetError(Exception):
     """A folder is no scene set. The text says which file and what is wrong with it."""
+
+
+def _is_nothing(value: object) -> bool:
+    return not value
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class _Entry(BaseModel):
@@ -72,6 +82,10 @@ class SetAnnotation(_Entry):
     area: float
     iscrowd: int = 0
     segmentation: RunLengthMask | None = None
+    # Of a figure: x and y in pixels and COCO's visibility flag (0 unlabelled, 1 hidden, 2 visible) of each keypoint of
+    # its category, [3 x keypoints], and how many of them are labelled.
+    keypoints: tuple[int | float, ...] = Field(default=(), exclude_if=_is_nothing)
+    num_keypoints: int | None = Field(default=None, exclude_if=_is_none)
 
     def mask(self) -> NDArray[np.bool_]:
         """``[height, width]`` bool. Raises SceneSetError when the annotation has none."""
@@ -87,6 +101,11 @@ class SetCategory(_Entry):
     name: str
     name_zh: str = ""
     supercategory: str = ""
+    # Of figures: names of the keypoints, pairs of their places counted from 1 between which a bone lies, and how far
+    # annotators scatter around each, relative to the square root of a figure's area.
+    keypoints: tuple[str, ...] = Field(default=(), exclude_if=_is_nothing)
+    skeleton: tuple[tuple[int, int], ...] = Field(default=(), exclude_if=_is_nothing)
+    sigmas: tuple[PositiveFloat, ...] = Field(default=(), exclude_if=_is_nothing)
 
 
 class PromptPhrase(_Entry):
@@ -98,6 +117,8 @@ class PromptPhrase(_Entry):
     category_id: int | None
     # Empty: it is not in the image.
     annotation_ids: tuple[int, ...] = ()
+    # The phrase names this keypoint of ``category_id``, of the things of the phrases before it, and no thing itself.
+    keypoint: str | None = Field(default=None, exclude_if=_is_none)
 
 
 class CountAnswer(_Entry):
@@ -148,10 +169,6 @@ class ExpectedEdit(_Entry):
     def changed_mask(self) -> NDArray[np.bool_]:
         """``[height, width]`` bool."""
         return np.asarray(coco_mask.decode(self.changed.model_dump()), dtype=np.bool_)
-
-
-def _is_nothing(value: object) -> bool:
-    return not value
 
 
 class Prompt(_Entry):
@@ -288,9 +305,15 @@ def _by_id(entries: tuple[Any, ...], file: Path, kind: str) -> dict[int, Any]:
 
 
 def _check(loaded: SceneSet) -> None:
+    for category in loaded.categories.values():
+        _check_skeleton(loaded, category)
     for annotation in loaded.annotations.values():
         if annotation.image_id not in loaded.images or annotation.category_id not in loaded.categories:
             raise SceneSetError(f"Annotation {annotation.id} refers to an image or a category that is not there.")
+        expected = 3 * len(loaded.categories[annotation.category_id].keypoints)
+        if annotation.keypoints and len(annotation.keypoints) != expected:
+            place = f"{loaded.folder / ANNOTATIONS_FILE}: annotation {annotation.id}"
+            raise SceneSetError(f"{place} has {len(annotation.keypoints)} numbers as keypoints, not {expected}.")
     for image in loaded.images.values():
         if not loaded.image_file(image.id).is_file():
             raise SceneSetError(f"{loaded.image_file(image.id)} is missing, which {ANNOTATIONS_FILE} names.")
@@ -300,6 +323,17 @@ def _check(loaded: SceneSet) -> None:
         _check_prompt(loaded, prompt)
 
 
+def _check_skeleton(loaded: SceneSet, category: SetCategory) -> None:
+    place = f"{loaded.folder / ANNOTATIONS_FILE}: category {category.id}"
+    count = len(category.keypoints)
+    if len(set(category.keypoints)) != count:
+        raise SceneSetError(f"{place}: two keypoints share one name.")
+    if category.sigmas and len(category.sigmas) != count:
+        raise SceneSetError(f"{place} has {len(category.sigmas)} sigmas for {count} keypoints.")
+    if any(not 1 <= end <= count for bone in category.skeleton for end in bone):
+        raise SceneSetError(f"{place}: a bone of its skeleton ends beyond its keypoints, which are 1 to {count}.")
+
+
 def _check_prompt(loaded: SceneSet, prompt: Prompt) -> None:
     place = f"{loaded.folder / PROMPTS_FILE}: prompt {prompt.id}"
     if prompt.image_id is not None and prompt.image_id not in loaded.images:
@@ -307,10 +341,14 @@ def _check_prompt(loaded: SceneSet, prompt: Prompt) -> None:
     for phrase in prompt.phrases:
         if phrase.category_id is not None and phrase.category_id not in loaded.categories:
             raise SceneSetError(f"{place} refers to category {phrase.category_id}, which is not there.")
+        if phrase.keypoint is not None and phrase.keypoint not in _keypoints_of(loaded, phrase):
+            raise SceneSetError(f"{place} refers to keypoint {phrase.keypoint!r}, which its category has not.")
         for annotation_id in phrase.annotation_ids:
             annotation = loaded.annotations.get(annotation_id)
             if annotation is None or annotation.image_id != prompt.image_id:
                 raise SceneSetError(f"{place} refers to annotation {annotation_id}, which is not in its image.")
+    if prompt.task == POSE_TASK:
+        _check_pose(loaded, prompt, place)
     asked = prompt.drawing.category_ids if prompt.drawing else ()
     if prompt.edit:
         asked += tuple(id for id in (prompt.edit.gone, prompt.edit.new, prompt.edit.recoloured) if id is not None)
@@ -319,3 +357,23 @@ def _check_prompt(loaded: SceneSet, prompt: Prompt) -> None:
             raise SceneSetError(f"{place} refers to category {category_id}, which is not there.")
     if isinstance(prompt.answer, ChoiceAnswer) and prompt.answer.value not in prompt.answer.options:
         raise SceneSetError(f"{place}: the right answer {prompt.answer.value!r} is not among its options.")
+
+
+def _check_pose(loaded: SceneSet, prompt: Prompt, place: str) -> None:
+    things = [phrase for phrase in prompt.phrases if phrase.keypoint is None]
+    if prompt.image_id is None or len(things) != 1:
+        raise SceneSetError(f"{place} of task {POSE_TASK!r} has to ask for one kind of figure in an image.")
+    [thing] = things
+    named = [(phrase.category_id, phrase.keypoint) for phrase in prompt.phrases if phrase is not thing]
+    expected = {(thing.category_id, keypoint) for keypoint in _keypoints_of(loaded, thing)}
+    if not expected or set(named) != expected or len(named) != len(expected):
+        raise SceneSetError(f"{place} of task {POSE_TASK!r} has to ask for each keypoint of its category once.")
+    if thing.category_id is not None and not loaded.categories[thing.category_id].sigmas:
+        raise SceneSetError(f"{place}: category {thing.category_id} has no sigmas, which judging poses takes.")
+    for annotation_id in thing.annotation_ids:
+        if not loaded.annotations[annotation_id].keypoints:
+            raise SceneSetError(f"{place}: annotation {annotation_id} has no keypoints.")
+
+
+def _keypoints_of(loaded: SceneSet, phrase: PromptPhrase) -> tuple[str, ...]:
+    return () if phrase.category_id is None else loaded.categories[phrase.category_id].keypoints

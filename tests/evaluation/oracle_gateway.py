@@ -63,6 +63,20 @@ class Oracle:
         mask = annotation.segmentation.model_dump(mode="json")
         return {"bbox": list(annotation.bbox), "score": 0.9, "segmentation": mask}
 
+    def keypoints(self, prompt: Prompt, annotation_id: int, route: str) -> dict:
+        """The keypoints that a prompt names of one figure, called as it calls them; hidden ones are last."""
+        if route != "[POSE_OBJECT]":
+            return {}
+        annotation = self.scene_set.annotations[annotation_id]
+        places = annotation.keypoints
+        order = self.scene_set.categories[annotation.category_id].keypoints
+        starts = {phrase.phrase: 3 * order.index(phrase.keypoint) for phrase in prompt.phrases if phrase.keypoint}
+        named = [
+            {"name": name, "x": places[start], "y": places[start + 1], "score": places[start + 2] / 2}
+            for name, start in starts.items()
+        ]
+        return {"keypoints": sorted(named, key=lambda keypoint: -keypoint["score"])}
+
     def made(self, prompt: Prompt) -> dict:
         """An image of the prompt's own, with the colours that an edit asks for."""
         pixels = np.full((32, 32, 3), prompt.id % 251, dtype=np.uint8)
@@ -122,7 +136,9 @@ class Oracle:
             said = f"{phrase.phrase} wrong" if wrong else phrase.phrase
             start = len(content)
             content += said
-            detections = [self.found(entry) for entry in phrase.annotation_ids]
+            detections = [
+                self.found(entry) | self.keypoints(prompt, entry, phrase.route) for entry in phrase.annotation_ids
+            ]
             phrases.append(
                 {
                     "phrase": said,

@@ -14,21 +14,12 @@ from services.evaluation.drawing_figures import baselines, mean_hue, psnr
 from services.evaluation.mean_iou import MeanIou, mask_iou
 from services.evaluation.scenes_evaluation import evaluate_scenes
 from services.evaluation.scenes_set import ANNOTATIONS_FILE, PROMPTS_FILE, SceneSet, encode_mask, load_scene_set
-from services.evaluation.tools_making import extend_scene_set, tool_composers
+from services.evaluation.set_extension import extend_scene_set
+from services.evaluation.tools_making import tool_parts
 from superlink.client import Client
+from tests.evaluation.conftest import extend_small_set
 from tests.evaluation.oracle_gateway import Oracle, serve
 from tests.trainer.conftest import draw_sprites
-
-
-@pytest.fixture(scope="module")
-def tool_set(scene_set: SceneSet, tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
-    folder = tmp_path_factory.mktemp("tools") / "scenes"
-    shutil.copytree(scene_set.folder, folder)
-    return extended(folder)
-
-
-def extended(folder: Path) -> SceneSet:
-    return extend_scene_set(load_scene_set(folder), *tool_composers(draw_sprites()), scenes=4, edits=10, drawings=6)
 
 
 def evaluated(oracle: Oracle):
@@ -47,15 +38,32 @@ def test_what_was_in_the_set_stays_line_by_line(scene_set: SceneSet, tool_set: S
 
 def test_the_same_is_added_every_time(scene_set: SceneSet, tool_set: SceneSet, tmp_path: Path) -> None:
     shutil.copytree(scene_set.folder, tmp_path / "again")
-    again = extended(tmp_path / "again")
+    again = extend_small_set(tmp_path / "again")
     for name in (ANNOTATIONS_FILE, PROMPTS_FILE):
         assert (again.folder / name).read_bytes() == (tool_set.folder / name).read_bytes()
     assert load_scene_set(again.folder).prompts == again.prompts
+    assert load_scene_set(again.folder).annotations == again.annotations
+
+
+def test_a_set_that_lacks_nothing_stays_as_it_is(tool_set: SceneSet, tmp_path: Path) -> None:
+    shutil.copytree(tool_set.folder, tmp_path / "again")
+    again = extend_small_set(tmp_path / "again")
+    assert again.prompts == tool_set.prompts
+    for name in (ANNOTATIONS_FILE, PROMPTS_FILE):
+        assert (again.folder / name).read_bytes() == (tool_set.folder / name).read_bytes()
+
+
+def test_only_what_a_set_lacks_is_added(scene_set: SceneSet, tool_set: SceneSet, tmp_path: Path) -> None:
+    shutil.copytree(scene_set.folder, tmp_path / "again")
+    *others, _ = parts = tool_parts(draw_sprites(), scenes=4, edits=10, drawings=6, poses=6)
+    masks_and_images = extend_scene_set(load_scene_set(tmp_path / "again"), others)
+    assert not {"pose", "pose_places"} & {prompt.task for prompt in masks_and_images.prompts}
+    assert extend_scene_set(masks_and_images, parts).prompts == tool_set.prompts
 
 
 def test_every_tool_is_asked_for_in_both_languages(tool_set: SceneSet) -> None:
     asked = Counter((prompt.task, prompt.language) for prompt in tool_set.prompts)
-    for task in ("segment", "semantic", "interactive", "several_tools", "draw", "edit"):
+    for task in ("segment", "semantic", "interactive", "several_tools", "draw", "edit", "pose", "pose_places"):
         assert asked[task, "en"] > 0
         assert asked[task, "zh"] > 0
     dialogues = [prompt for prompt in tool_set.prompts if prompt.earlier]
