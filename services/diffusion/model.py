@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from services.diffusion.autoencoder import LATENT_STRIDE, decode_latents, encode_pixels, make_autoencoder
 from services.diffusion.configuration import DiffusionConfig
 from services.diffusion.framing import frame
+from services.diffusion.layers import difference_layer
 from services.diffusion.mapper import LinkMapper
 from services.diffusion.source_encoder import SourceEncoder
 from services.diffusion.storage import load_parts, save_parts
@@ -151,7 +152,8 @@ class Diffuser(nn.Module):
         ``sources`` ``[batch, 3, side, side]`` in -1..1 these are edited, where ``region_maps``
         ``[batch, 1, side, side]`` in 0..1 may mark what is meant. The noise of an image depends on its seed alone, so
         that it is the same in any batch. ``on_step(done, total)`` is called after every step; what it raises ends the
-        work. Returns ``[batch, 3, height, width]`` uint8.
+        work. Returns ``[batch, 3, height, width]`` uint8; of an edit ``[batch, 4, side, side]``, a layer that lies over
+        the source; its last channel is its opacity, see ``difference_layer``.
         """
         context = self.mapper(links)
         empty = self.mapper.empty.expand_as(context)
@@ -168,8 +170,11 @@ class Diffuser(nn.Module):
             velocity = self._guided(latents, level, (context, empty), source, sources is not None, options)
             latents = scheduler.step(velocity, level, latents).prev_sample
             on_step(done, options.steps)
-        pixels = decode_latents(self.autoencoder, latents)
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        pixels = decode_latents(self.autoencoder, latents).clamp(-1, 1)
+        if sources is not None:
+            seen = decode_latents(self.autoencoder, source.latents).clamp(-1, 1)
+            pixels = torch.cat([pixels, difference_layer(pixels, seen)], dim=1)
+        return ((pixels + 1) * 127.5).round().to(torch.uint8)
 
     def _guided(
         self,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from services.diffusion.framing import restore
 from services.diffusion.jobs import DrawingJob, DrawingRequest, frame_region, read_request
+from services.diffusion.layers import lay_over
 from services.diffusion.model import Diffuser
 from services.runtime.batcher import Batcher, Completed
 from services.runtime.images import ImageExecutor, decode_image, image_digest
@@ -109,7 +109,7 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
         wish = read_request(request, self._diffuser.config)
         with self._batcher.admission():
             reports = ProgressReports()
-            job, source_size = await self._images.run(self._prepare, request, wish, links, reports)
+            job, source = await self._images.run(self._prepare, request, wish, links, reports)
             prepared = time.monotonic()
             self._metrics.observe_prepare(prepared - arrived)
             submission = asyncio.create_task(
@@ -119,7 +119,7 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
                 async for done, total in progress:
                     yield decoder_pb2.DecodeEvent(progress=decoder_pb2.Progress(done=done, total=total))
             completed = submission.result()
-            images = await self._images.run(_encode, completed.response, job.seeds, source_size, wish)
+            images = await self._images.run(_encode, completed.response, job.seeds, source, wish)
         groups = [group for group in range(len(links)) for _ in wish.seeds]
         yield decoder_pb2.DecodeEvent(
             images=types_pb2.GeneratedImages(images=images, groups=groups),
@@ -128,8 +128,8 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
 
     def _prepare(
         self, request: decoder_pb2.DecodeRequest, wish: DrawingRequest, links: list[Tensor], reports: ProgressReports
-    ) -> tuple[DrawingJob, tuple[int, int] | None]:
-        """In an image thread: the job, and the height and width of an edit's source."""
+    ) -> tuple[DrawingJob, NDArray[np.uint8] | None]:
+        """In an image thread: the job, and the ``[height, width, 3]`` that an edit will lie over."""
         count = len(wish.seeds)
         rows = torch.stack(links).repeat_interleave(count, dim=0)
         seeds = wish.seeds * len(links)
@@ -137,7 +137,8 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
             return DrawingJob(rows, seeds, wish.options, None, None, reports), None
         check_image_size(request.image.encoded, self._limits)
         image_digest(request.image)
-        source = self._diffuser.prepare(decode_image(request.image.encoded, self._limits))
+        image = decode_image(request.image.encoded, self._limits)
+        source = self._diffuser.prepare(image)
         side = self._diffuser.config.image_side
         maps = [
             frame_region(region_mask(group.region, *source.original_size), side)
@@ -147,10 +148,12 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
         ]
         sources = source.pixels.expand(len(rows), -1, -1, -1)
         region_maps = torch.stack(maps).repeat_interleave(count, dim=0)
-        return DrawingJob(rows, seeds, wish.options, sources, region_maps, reports), source.original_size
+        return DrawingJob(rows, seeds, wish.options, sources, region_maps, reports), _within(image, LARGEST_EDIT)
 
     def _compute(self, jobs: Sequence[DrawingJob]) -> list[NDArray[np.uint8]]:
-        """In the model thread: the images ``[images, height, width, 3]`` of each job; all are of one kind.
+        """In the model thread: what the network made for each job; all are of one kind.
+
+        Drawings are ``[images, height, width, 3]``, edits layers ``[images, side, side, 4]``.
 
         Raises EverybodyLeft between two steps when nobody waits any more.
         """
@@ -171,7 +174,7 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
             jobs[0].options,
             on_step,
         )
-        made = pixels.permute(0, 2, 3, 1).cpu()  # (images, height, width, 3)
+        made = pixels.permute(0, 2, 3, 1).cpu()
         return [rows.numpy() for rows in torch.split(made, [len(job.seeds) for job in jobs])]
 
     def _warm_up(self, reports: ProgressReports) -> None:
@@ -203,16 +206,13 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
 
 
 def _encode(
-    pixels: NDArray[np.uint8], seeds: Sequence[int], source_size: tuple[int, int] | None, wish: DrawingRequest
+    pixels: NDArray[np.uint8], seeds: Sequence[int], source: NDArray[np.uint8] | None, wish: DrawingRequest
 ) -> list[types_pb2.GeneratedImage]:
-    """In an image thread: images ``[images, height, width, 3]`` as PNG files, edits in the size that they should have.
-
-    ``source_size`` is the height and width of an edit's source.
-    """
+    """In an image thread: drawings ``[images, height, width, 3]``, or layers of edits over ``source``, as PNG files."""
     made = []
     for rows, seed in zip(pixels, seeds, strict=True):
-        image = Image.fromarray(rows if source_size is None else restore(rows, _within(source_size, LARGEST_EDIT)))
-        if source_size is not None:
+        image = Image.fromarray(rows if source is None else lay_over(source, rows))
+        if source is not None:
             height, width = wish.edited_size
             image = image.resize((width or image.width, height or image.height), Image.Resampling.BICUBIC)
         file = io.BytesIO()
@@ -223,9 +223,14 @@ def _encode(
     return made
 
 
-def _within(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    scale = min(1.0, longest / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+def _within(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """``[height, width, 3]``, smaller where a side is longer than ``longest``."""
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
 def make_worker(profile: Profile, metrics: WorkerMetrics) -> DiffusionService:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.detection.model import Detector
+from services.diffusion.layers import lay_over
 from services.diffusion.model import Diffuser
 from services.diffusion.structures import DiffusionOptions
 from services.grounding.structures import GroundingOptions
@@ -77,7 +78,8 @@ def make_images(diffuser: Diffuser, drawings: Sequence[Drawing]) -> list[NDArray
         images: Tensor = diffuser.sample(
             links, sources, None, range(start, start + len(part)), options, lambda _done, _total: None
         )
-        made.extend(images.permute(0, 2, 3, 1).cpu().numpy())
+        rows = images.permute(0, 2, 3, 1).cpu().numpy()
+        made.extend([lay_over(scene.image, layer) for scene, layer in zip(given, rows, strict=True)] if given else rows)
     return made
 
 
