@@ -189,6 +189,26 @@ def make_sprites_command(
     output.print(f"Wrote {file}")
 
 
+@scenes.command("vocabularies")
+def draw_vocabularies_command(
+    detector: Annotated[Path, typer.Option(help="Weights of a detector, whose rows the segmenter shares.")],
+    out: Annotated[Path, typer.Option(help="Where to write a folder for each decoder.")] = Path("runs/vocabularies"),
+    seed: Annotated[int, typer.Option(help="The same seed draws the same rows.")] = 20261123,
+) -> None:
+    """Draw the rows that decoders are asked in until an MLLM speaks to them, and that the MLLM learns meanwhile.
+
+    Example: superlink scenes vocabularies --detector weights/tiny/detection
+    """
+    from services.runtime.weights import WeightsError
+    from services.trainer.vocabularies import draw_vocabularies
+
+    try:
+        drawn = draw_vocabularies(out, detector, seed)
+    except WeightsError as error:
+        fail(str(error))
+    output.print(f"{out}: " + ", ".join(f"{len(rows)} rows for {decoder}" for decoder, rows in drawn.items()))
+
+
 @scenes.command("show")
 def show_scenes_command(
     scene_folder: Annotated[Path, typer.Argument(help="Folder of a scene set.")] = DEFAULT_SCENES,

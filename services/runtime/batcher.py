@@ -28,7 +28,7 @@ from services.runtime.model_thread import ModelThread
 from superlink.errors import SuperlinkError
 from superlink.profile import BatchLimits
 
-# The caller's clock ran while its request travelled here: it gives up by so much before the deadline that is known here.
+# The caller's clock ran while its request travelled here: it gives up so much before the deadline that is known here.
 _CLOCK_MARGIN_S = 0.25
 
 Request = TypeVar("Request")

@@ -18,10 +18,15 @@ from services.grounding.network import STRIDES, GroundingDecoder
 from services.trainer.scenes.categories import CATEGORY_INDEX
 from services.trainer.scenes.choosing import maybe_present
 from services.trainer.scenes.referring import members
-from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.scene import Category, Scene
 
 Grounding = GroundingDecoder[Any]
+# What a scene is asked for: its row in the decoder's vocabulary, and what the row means.
+Choice = Callable[[Scene, np.random.Generator], tuple[int, Category]]
 
+# Scenes that calibrate a decoder: apart from training, validation and the fixed evaluation set.
+_FIRST_SEED = 3_000_000_000
+SCENES = 1000
 # Share of scenes that are asked for something that is there; between what questions of presence and of number ask.
 _PRESENT = 0.7
 # Candidates below this logit never decide anything.
@@ -31,23 +36,41 @@ _MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class Answer:
-    """What the decoder said about one category of one scene."""
+    """What the decoder said about one thing that one scene was asked for."""
 
     # [queries] logits, highest first, and whether each candidate is a new right one.
     logits: NDArray[np.float32]
     right: NDArray[np.bool_]
-    # Objects of the category in the scene.
+    # Things of this kind in the scene.
     count: int
 
 
-def calibrate(decoder: Grounding, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> None:
+def choose_category(scene: Scene, rng: np.random.Generator) -> tuple[int, Category]:
+    """A category, there or not."""
+    category = maybe_present(scene, rng, _PRESENT)
+    return CATEGORY_INDEX[category.key], category
+
+
+def calibration_scenes(compose: Callable[[int], Scene]) -> list[Scene]:
+    """Scenes that nothing was trained on; ``compose`` makes one of its seed."""
+    return [compose(_FIRST_SEED + number) for number in range(SCENES)]
+
+
+def calibrate(
+    decoder: Grounding,
+    links_of: Callable[[Scene, list[int]], Tensor],
+    scenes: Sequence[Scene],
+    choose: Choice = choose_category,
+) -> None:
     """Fit both calibrations of ``decoder`` on scenes and store them in its configuration.
+
+    ``links_of`` gives the link embeddings ``[rows, link_width]`` of rows of the vocabulary asked about a scene.
 
     Presence: a logistic fit of "is there at all" on the best logit. Detection: the slope is that of a logistic fit of
     "is a right box" on the logit; the offset puts 0.5 where most categories are counted exactly, among those that are
     called present: these are reported with one box at least, the others without any.
     """
-    answers = ask(decoder, links_of, scenes)
+    answers = ask(decoder, links_of, scenes, choose)
     best = np.array([answer.logits[0] for answer in answers])
     presence_scale, presence_bias = fit_logistic(best, np.array([answer.count > 0 for answer in answers]))
     scale, _ = fit_logistic(
@@ -88,15 +111,17 @@ def fit_logistic(values: NDArray[np.float32], labels: NDArray[np.bool_]) -> tupl
 
 
 @torch.no_grad()
-def ask(decoder: Grounding, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene]) -> list[Answer]:
-    """What ``decoder`` says about one category of every scene, asked alone as questions of presence and number ask."""
+def ask(
+    decoder: Grounding, links_of: Callable[[Scene, list[int]], Tensor], scenes: Sequence[Scene], choose: Choice
+) -> list[Answer]:
+    """What ``decoder`` says about one thing of every scene, asked alone as questions of presence and number ask."""
     decoder.eval()
     answers = []
     device = decoder.logit_bias.device
     for scene in scenes:
-        category = maybe_present(scene, np.random.default_rng((scene.seed, 5)), _PRESENT)
+        row, category = choose(scene, np.random.default_rng((scene.seed, 5)))
         features = decoder.encode(decoder.prepare(scene.image).pixels[None].to(device))
-        links = links_of(scene, [CATEGORY_INDEX[category.key]])[None]
+        links = links_of(scene, [row])[None]
         outputs = decoder.ground(features[-len(STRIDES) :], links, torch.ones(1, 1, dtype=torch.bool, device=device))
         boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
         logits = outputs.logits[-1, 0, :, 0]

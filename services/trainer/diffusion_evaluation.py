@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,13 +20,25 @@ from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.drawings import NOTHING, Drawing, draw_drawing, draw_edit_drawing
 from services.trainer.scenes.scene import Scene
 
+# Links ``[drawings, queries, link_width]`` that ask for drawings or edits.
+LinksOf = Callable[[Sequence[Drawing]], Tensor]
+
 # Apart from what any run learns from.
 _FIRST_SEED = 5_000_000_000
 _BATCH = 16
 
 
-def evaluate_diffuser(diffuser: Diffuser, detector: Detector, composer: Composer, images: int) -> dict[str, float]:
-    """Make ``images`` drawings and as many edits, with the vocabulary's rows as links.
+def held_out_drawings(composer: Composer, images: int) -> tuple[list[Drawing], list[Drawing]]:
+    """``images`` drawings and as many edits that no run learns from."""
+    rngs = [np.random.default_rng(_FIRST_SEED + number) for number in range(images)]
+    drawings = [draw_drawing(composer, rng) for rng in rngs]
+    return drawings, [draw_edit_drawing(composer, _FIRST_SEED + number, rng) for number, rng in enumerate(rngs)]
+
+
+def evaluate_diffuser(
+    diffuser: Diffuser, detector: Detector, drawings: Sequence[Drawing], edits: Sequence[Drawing], links_of: LinksOf
+) -> dict[str, float]:
+    """Make ``drawings`` and ``edits``, asked for by the links that ``links_of`` gives.
 
     - agreement: share of the drawings in which the detector finds the category that was asked for;
     - baseline: the same for the category that another drawing was asked for;
@@ -37,28 +49,23 @@ def evaluate_diffuser(diffuser: Diffuser, detector: Detector, composer: Composer
     """
     training = diffuser.training
     diffuser.eval()
-    rngs = [np.random.default_rng(_FIRST_SEED + number) for number in range(images)]
-    drawings = [draw_drawing(composer, rng) for rng in rngs]
-    edits = [draw_edit_drawing(composer, _FIRST_SEED + number, rng) for number, rng in enumerate(rngs)]
-    drawn, edited = make_images(diffuser, drawings), make_images(diffuser, edits)
+    drawn, edited = make_images(diffuser, drawings, links_of), make_images(diffuser, edits, links_of)
     diffuser.train(training)
     asked = [drawing.slots.category for drawing in drawings]
     verdicts = [
         verdict for edit, image in zip(edits, edited, strict=True) for verdict in _verdict(detector, edit, image)
     ]
     return {
-        "agreement": float(np.mean([find(detector, image, [key])[0] for image, key in zip(drawn, asked, strict=True)])),
-        "baseline": float(
-            np.mean([find(detector, image, [key])[0] for image, key in zip(drawn, asked[1:] + asked[:1], strict=True)])
+        "agreement": _mean([find(detector, image, [key])[0] for image, key in zip(drawn, asked, strict=True)]),
+        "baseline": _mean(
+            [find(detector, image, [key])[0] for image, key in zip(drawn, asked[1:] + asked[:1], strict=True)]
         ),
-        "changed": float(np.mean(verdicts)) if verdicts else 0.0,
-        "untouched_psnr": float(
-            np.mean([untouched_psnr(edit, image) for edit, image in zip(edits, edited, strict=True)])
-        ),
+        "changed": _mean(verdicts),
+        "untouched_psnr": _mean([untouched_psnr(edit, image) for edit, image in zip(edits, edited, strict=True)]),
     }
 
 
-def make_images(diffuser: Diffuser, drawings: Sequence[Drawing]) -> list[NDArray[np.uint8]]:
+def make_images(diffuser: Diffuser, drawings: Sequence[Drawing], links_of: LinksOf) -> list[NDArray[np.uint8]]:
     """What the tool makes of each, ``[side, side, 3]``; all are drawings or all are edits."""
     config = diffuser.config
     options = DiffusionOptions(
@@ -72,7 +79,7 @@ def make_images(diffuser: Diffuser, drawings: Sequence[Drawing]) -> list[NDArray
     device = diffuser.vocabulary.weight.device
     for start in range(0, len(drawings), _BATCH):
         part = drawings[start : start + _BATCH]
-        links = diffuser.vocabulary(torch.tensor([drawing.slots.indices for drawing in part], device=device))
+        links = links_of(part)
         given = [drawing.source for drawing in part if drawing.source is not None]
         sources = torch.stack([to_pixels(scene.image) for scene in given]).to(device) if given else None
         images: Tensor = diffuser.sample(
@@ -100,6 +107,11 @@ def untouched_psnr(edit: Drawing, image: NDArray[np.uint8]) -> float:
     kept = _kept(edit.source or edit.target, edit.target)
     made, wanted = (to_pixels(pixels[kept][:, None])[None] for pixels in (image, edit.target.image))
     return psnr(made, wanted)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """0 where there are none: a scene set may hold no edit that a detector can judge."""
+    return float(np.mean(values)) if values else 0.0
 
 
 def _kept(source: Scene, target: Scene) -> NDArray[np.bool_]:

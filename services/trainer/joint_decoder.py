@@ -16,8 +16,9 @@ from services.trainer.scenes.conversation import Conversation
 from services.trainer.scenes.scene import Scene
 from services.trainer.vocabularies import Vocabulary
 
-# Links ``[phrases, link_width]`` of phrases that the fast path asks one decoder about a scene.
-LinkPhrases = Callable[[Scene, Sequence[RoutedPhrase]], Tensor]
+# Links ``[phrases, (queries,) link_width]`` of phrases that the fast path asks one decoder about a scene, or without
+# any image.
+LinkPhrases = Callable[[Scene | None, Sequence[RoutedPhrase]], Tensor]
 # The same of rows of the decoder's vocabulary, by the words that stand for them.
 LinkCategories = Callable[[Scene, list[int]], Tensor]
 
@@ -25,7 +26,8 @@ LinkCategories = Callable[[Scene, list[int]], Tensor]
 class JointDecoder(ABC):
     """A decoder in joint training.
 
-    A sample is made of a scene and of one conversation about it, all of whose phrases are routed to this decoder.
+    A sample is made of a *subject*, a scene for most decoders, and of one conversation about it, all of whose phrases
+    are routed to this decoder.
     """
 
     # Its name in a profile: "detection".
@@ -34,13 +36,25 @@ class JointDecoder(ABC):
     parts: Mapping[str, nn.Module]
     vocabulary: Vocabulary
 
-    @abstractmethod
-    def converse(self, scene: Scene, rng: np.random.Generator) -> Conversation:
-        """A conversation about ``scene`` that needs this decoder and no other."""
+    def compose(self, composer: Composer, seed: int) -> Any:
+        """The subject of sample ``seed``, in the recipe's world; runs in a data process.
+
+        Figures are for the pose estimator alone: nobody else has learned to tell them from the ground.
+        """
+        return composer.adapted(most_figures=0).compose(seed)
+
+    def shown(self, subject: Any) -> Scene:
+        """What the MLLM sees of a subject."""
+        scene: Scene = subject
+        return scene
 
     @abstractmethod
-    def prepare(self, scene: Scene, conversation: Conversation) -> Any:
-        """What the decoder learns from the scene."""
+    def converse(self, subject: Any, rng: np.random.Generator) -> Conversation:
+        """A conversation about ``subject`` that needs this decoder and no other."""
+
+    @abstractmethod
+    def prepare(self, subject: Any, conversation: Conversation) -> Any:
+        """What the decoder learns from the subject."""
 
     @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Any:
@@ -48,11 +62,11 @@ class JointDecoder(ABC):
 
     @abstractmethod
     def losses(self, links: Sequence[Tensor], batch: Any) -> dict[str, Tensor]:
-        """Weighted loss terms; ``links`` are those of each scene's conversation, ``[phrases, link_width]``."""
+        """Weighted loss terms; ``links`` ``[phrases, (queries,) link_width]`` are those of every conversation."""
 
     @abstractmethod
-    def evaluate(self, link: LinkPhrases, scenes: Sequence[Scene]) -> dict[str, float]:
-        """Figures on held-out scenes, asked through links of the fast path."""
+    def evaluate(self, link: LinkPhrases, subjects: Sequence[Any]) -> dict[str, float]:
+        """Figures on held-out subjects, asked through links of the fast path."""
 
     @abstractmethod
     def export(self, folder: Path, link: LinkPhrases, composer: Composer) -> None:

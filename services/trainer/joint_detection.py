@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from services.grounding.structures import GroundingTargets
 from services.mllm.conversation import RoutedPhrase
 from services.runtime.decoder import pad_links
-from services.trainer.calibration import calibrate
+from services.trainer.calibration import calibrate, calibration_scenes
 from services.trainer.dense_supervision import category_map, detector_cells, detector_dense_term
 from services.trainer.detection_evaluation import evaluate_detector
 from services.trainer.detection_samples import image_targets, pad_targets
@@ -45,9 +46,6 @@ _TASKS = {
     "open": 0.05,
 }
 _DENSE_WEIGHT = 0.5
-# Scenes that calibrate an exported decoder: apart from training, validation and the fixed evaluation set.
-CALIBRATION_SEED_START = 3_000_000_000
-CALIBRATION_SCENES = 1000
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class JointDetection(JointDecoder):
 
     def export(self, folder: Path, link: LinkPhrases, composer: Composer) -> None:
         """See ``JointDecoder``; half precision halves the files and costs no accuracy, services compute in float32."""
-        scenes = [composer.compose(CALIBRATION_SEED_START + number) for number in range(CALIBRATION_SCENES)]
+        scenes = calibration_scenes(partial(self.compose, composer))
         calibrate(self.detector, by_category(link, BOXES), scenes)
         deepcopy(self.detector).half().save(folder)
         save_parts(folder, dense=self.dense)

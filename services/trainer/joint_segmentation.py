@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from services.mllm.conversation import RoutedPhrase
 from services.runtime.decoder import pad_links
 from services.runtime.regions import GroupRegions, RegionPoints, pad_regions, region_mask, region_points
 from services.segmentation.structures import SegmentationTargets
-from services.trainer.calibration import calibrate
+from services.trainer.calibration import calibrate, calibration_scenes
 from services.trainer.detection_samples import image_targets
 from services.trainer.detector_stage import share_targets
 from services.trainer.joint_decoder import JointDecoder, LinkCategories, LinkPhrases
-from services.trainer.joint_detection import CALIBRATION_SCENES, CALIBRATION_SEED_START, by_category, converse
+from services.trainer.joint_detection import by_category, converse
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.answers import MASKS
 from services.trainer.scenes.composer import Composer
@@ -32,6 +33,8 @@ from services.trainer.segmenter_stage import ASKED, image_masks, pad_masks, star
 from services.trainer.vocabularies import Vocabulary, segment_row
 
 _TASKS = {"segment": 0.3, "segment_several": 0.3, "segment_referred": 0.2, "segment_region": 0.2}
+# Share of the scenes on grounds with a name, where the recipe says nothing else.
+_NAMED_GROUNDS = 0.6
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class JointSegmentation(JointDecoder):
         self.segmenter.vocabulary.requires_grad_(False)
         self.parts = {"segmenter": self.segmenter}
         self.vocabulary = Vocabulary(self.segmenter.vocabulary.weight, segment_row)
+
+    def compose(self, composer: Composer, seed: int) -> Scene:
+        """See ``JointDecoder``; grounds are learned where they have names."""
+        named_grounds = composer.options.named_grounds or _NAMED_GROUNDS
+        return composer.adapted(most_figures=0, named_grounds=named_grounds).compose(seed)
 
     def converse(self, scene: Scene, rng: np.random.Generator) -> Conversation:
         """See ``JointDecoder``."""
@@ -115,7 +123,7 @@ class JointSegmentation(JointDecoder):
 
     def export(self, folder: Path, link: LinkPhrases, composer: Composer) -> None:
         """See ``JointDecoder``."""
-        scenes = [composer.compose(CALIBRATION_SEED_START + number) for number in range(CALIBRATION_SCENES)]
+        scenes = calibration_scenes(partial(self.compose, composer))
         calibrate(self.segmenter, by_category(link, MASKS), scenes)
         deepcopy(self.segmenter).half().save(folder)
 

@@ -33,13 +33,17 @@ from services.trainer.chat_stage import (
 )
 from services.trainer.dense_supervision import category_map
 from services.trainer.distributed import world_size
-from services.trainer.joint_decoder import JointDecoder
+from services.trainer.joint_decoder import JointDecoder, LinkPhrases
 from services.trainer.joint_detection import JointDetection
+from services.trainer.joint_diffusion import JointDiffusion
+from services.trainer.joint_pose import JointPose
 from services.trainer.joint_segmentation import JointSegmentation
 from services.trainer.mllm_samples import LanguageBatch, one_tile, render_conversation, render_marked, split_by_length
 from services.trainer.recipe import Recipe
+from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.conversation import Conversation
 from services.trainer.scenes.conversations import TASK_WEIGHTS
+from services.trainer.scenes.figures import without_figures
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, make_composer, save_parts
 from services.trainer.vocabularies import load_vocabularies
@@ -52,6 +56,8 @@ _ALIGNMENT_WEIGHT = 4.0
 _DECODERS: dict[str, Callable[[Recipe], JointDecoder]] = {
     JointDetection.name: JointDetection,
     JointSegmentation.name: JointSegmentation,
+    JointPose.name: JointPose,
+    JointDiffusion.name: JointDiffusion,
 }
 
 
@@ -80,7 +86,7 @@ class JointStage(Stage):
         self.mllm, self.tokenizer = start_mllm(recipe)
         self.dense = start_dense_head(recipe, self.mllm)
         self.first_words = first_words(self.tokenizer)
-        self.decoders = {name: _DECODERS[name](recipe) for name in recipe.decoders}
+        self.decoders: dict[str, JointDecoder] = {name: _DECODERS[name](recipe) for name in recipe.decoders}
         self.vocabularies = load_vocabularies(recipe.vocabularies) | {
             name: decoder.vocabulary for name, decoder in self.decoders.items()
         }
@@ -94,17 +100,24 @@ class JointStage(Stage):
         drawn = np.random.default_rng((self.recipe.seed, abs(step))).random() * shares[-1]
         return list(self.decoders.values())[int(np.searchsorted(shares, drawn, side="right"))]
 
-    def prepare(self, scene: Scene, seed: int) -> _Sample:
+    def compose(self, composer: Composer, seed: int) -> Any:
+        """What the decoder of this step is asked about."""
+        return self.decoder_of(seed).compose(composer, seed)
+
+    def prepare(self, subject: Any, seed: int) -> _Sample:
         """One conversation for the decoder of this step and further ones for the MLLM."""
-        decoder = self.decoder_of(seed)
-        conversation = decoder.converse(scene, np.random.default_rng((seed, 4)))
+        return self._sample(self.decoder_of(seed), subject, seed)
+
+    def _sample(self, decoder: JointDecoder, subject: Any, seed: int) -> _Sample:
+        conversation = decoder.converse(subject, np.random.default_rng((seed, 4)))
         config, count = self.mllm.config, self.recipe.data.extra_conversations
+        scene = without_figures(decoder.shown(subject))
         chat = prepare_chat(scene, category_map(scene), seed, count, TASK_WEIGHTS, config, self.tokenizer)
         first = render_marked(conversation, scene, config, self.tokenizer)
         return _Sample(
             chat=ChatSample(chat.image, (first, *chat.conversations)),
             decoder=decoder.name,
-            task=decoder.prepare(scene, conversation),
+            task=decoder.prepare(subject, conversation),
         )
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
@@ -146,14 +159,22 @@ class JointStage(Stage):
 
     @torch.no_grad()
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
-        """Every decoder through links of the fast path, and the words."""
+        """Every decoder through links of the fast path, and the words.
+
+        Of ``scenes`` the seeds alone count: each decoder composes subjects of its own. The words are judged on one
+        subject a seed, the decoders' by turns.
+        """
         was_training = self.model.training
         self.model.eval()
+        composer = make_composer(self.recipe.data)
         figures: dict[str, float] = {}
-        for decoder in self.decoders.values():
-            figures |= decoder.evaluate(self._linker(decoder.name), scenes)
+        samples = []
+        for turn, decoder in enumerate(self.decoders.values()):
+            subjects = [decoder.compose(composer, scene.seed) for scene in scenes]
+            figures |= decoder.evaluate(self._linker(decoder.name), subjects)
+            for number in range(turn, len(scenes), len(self.decoders)):
+                samples.append(self._sample(decoder, subjects[number], scenes[number].seed).chat)
         self.model.train(was_training)
-        samples = [self.prepare(scene, scene.seed).chat for scene in scenes]
         return figures | evaluate_words(self.mllm, self.dense, self.tokenizer.phrase_start_id, samples)
 
     def export(self, folder: Path) -> None:
@@ -169,15 +190,17 @@ class JointStage(Stage):
         deepcopy(self.mllm).half().save(folder / "mllm", self.tokenizer)
         save_parts(folder / "mllm", dense=self.dense)
 
-    def _linker(self, decoder: str) -> Callable[[Scene, Sequence[RoutedPhrase]], Tensor]:
-        """Links to ``decoder`` of phrases that the fast path asks about a scene."""
+    def _linker(self, decoder: str) -> LinkPhrases:
+        """Links to ``decoder`` of phrases that the fast path asks."""
 
-        def link(scene: Scene, phrases: Sequence[RoutedPhrase]) -> Tensor:
+        def link(scene: Scene | None, phrases: Sequence[RoutedPhrase]) -> Tensor:
             config, device = self.mllm.config, self.mllm.query_start.device
-            conversation = Conversation("fast_path", "en", fast_path(phrases), ())
+            conversation = Conversation("fast_path", "en", fast_path(phrases, scene is not None), ())
             rendered = render_conversation(conversation, self.tokenizer, 0, config.tokens_per_tile)
             part = split_by_length([rendered], 1, self.tokenizer.pad_id)[0]
-            features = self.mllm.encode_images(one_tile(scene, config).to(device)).flatten(0, 1)
+            features = None
+            if scene is not None:
+                features = self.mllm.encode_images(one_tile(scene, config).to(device)).flatten(0, 1)
             hidden = self.mllm(part.input_ids.to(device), part.attention_mask.to(device), features).hidden
             return self.mllm.links(hidden, part.groups, decoder)[0]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from services.grounding.structures import GroundingTargets
 from services.pose.structures import PoseTargets
 from services.trainer.detection_samples import meant_objects
-from services.trainer.scenes.figures import UNLABELLED, VISIBLE
-from services.trainer.scenes.pose_names import POSE_NAMES, keypoint_rows
-from services.trainer.scenes.scene import Scene, SceneObject
+from services.trainer.scenes.figures import FIGURE_CATEGORIES, UNLABELLED, VISIBLE
+from services.trainer.scenes.pose_names import POSE_NAMES, figure_row, keypoint_rows
+from services.trainer.scenes.scene import Category, Scene, SceneObject
 from services.trainer.scenes.skeletons import SKELETONS
 
 _ROWS = {skeleton.key: keypoint_rows(skeleton) for skeleton in SKELETONS}
@@ -36,6 +36,12 @@ class ImageKeypoints:
     visibility: Tensor
     # [objects] relative to the padded square.
     areas: Tensor
+
+
+def choose_figure(_scene: Scene, rng: np.random.Generator) -> tuple[int, Category]:
+    """A kind of figure, as its row and as its category; of those that scenes show, about every third is not there."""
+    skeleton = SKELETONS[rng.integers(len(SKELETONS))]
+    return figure_row(skeleton.key), FIGURE_CATEGORIES[skeleton.key]
 
 
 def choose_keypoints(scene: Scene, rng: np.random.Generator) -> list[int]:

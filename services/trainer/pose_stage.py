@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from services.detection.model import Detector
@@ -16,17 +15,25 @@ from services.pose.configuration import SkeletonConfig
 from services.pose.model import PoseEstimator
 from services.pose.structures import PoseTargets
 from services.runtime.weights import load_weights
+from services.trainer.calibration import calibrate, calibration_scenes
 from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.detector_stage import noisy_links, share_targets
 from services.trainer.pose_evaluation import evaluate_pose
-from services.trainer.pose_samples import ImageKeypoints, choose_keypoints, image_keypoints, pad_keypoints
+from services.trainer.pose_samples import (
+    ImageKeypoints,
+    choose_figure,
+    choose_keypoints,
+    image_keypoints,
+    pad_keypoints,
+)
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.figures import FIGURE_CATEGORIES
 from services.trainer.scenes.pose_names import FIGURE_NAMES, POSE_NAMES
 from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
 from services.trainer.scenes.skeletons import SKELETONS
-from services.trainer.stage import Stage
+from services.trainer.stage import Stage, make_composer
+from services.trainer.vocabularies import fill_vocabulary
 
 
 @dataclass(frozen=True)
@@ -92,15 +99,17 @@ class PoseStage(Stage):
         return evaluate_pose(self.pose, lambda _, names: rows[names], scenes)
 
     def export(self, folder: Path) -> None:
-        """Weights as the service loads them."""
+        """Weights as the service loads them, with scores that are probabilities of figures."""
+        rows, composer = self.pose.vocabulary.weight, make_composer(self.recipe.data)
+        calibrate(self.pose, lambda _, names: rows[names], calibration_scenes(composer.compose), choose_figure)
         self.pose.save(folder)
 
 
 def start_pose(recipe: Recipe) -> PoseEstimator:
     """The estimator of an earlier run (``start_from.pose``), or one that takes over ``start_from.detector``.
 
-    ``start_from.vocabulary`` gives it its rows: a folder whose ``model.safetensors`` has one tensor, "vocabulary"
-    ``[len(POSE_NAMES), link_width]``. An MLLM that learns to speak to this estimator can then learn at the same time.
+    ``start_from.vocabulary`` gives it its rows ``[len(POSE_NAMES), link_width]``, see ``read_vocabulary``. An MLLM that
+    learns to speak to this estimator can then learn at the same time.
     """
     config = recipe.pose.model_copy(
         update={"vocabulary": len(POSE_NAMES), "rows_beside": FIGURE_NAMES, "skeletons": known_skeletons()}
@@ -114,8 +123,7 @@ def start_pose(recipe: Recipe) -> PoseEstimator:
         del weights["vocabulary.weight"]
         estimator.load_state_dict(weights, strict=False)
     if "vocabulary" in recipe.start_from:
-        rows = load_file(recipe.start_from["vocabulary"] / "model.safetensors")["vocabulary"]
-        estimator.vocabulary.load_state_dict({"weight": rows})
+        fill_vocabulary(estimator.vocabulary, recipe.start_from["vocabulary"])
     return estimator
 
 

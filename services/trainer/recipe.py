@@ -39,9 +39,11 @@ class Data(Section):
     first_seed: int = Field(default=0, ge=0)
     smallest_side: PositiveInt = 128
     largest_side: PositiveInt = 320
-    # Share of the scenes that lie on grounds with a name (grass, sky); segmenters learn grounds on these.
+    # Share of the scenes that lie on grounds with a name (grass, sky); segmenters learn grounds on these. In joint
+    # training 0 leaves those of the segmenter at its own share.
     named_grounds: float = Field(default=0.0, ge=0, le=1)
-    # People and deer in a scene, at most.
+    # People and deer in a scene, at most. In joint training only the pose estimator's scenes show them, as many as it
+    # likes where this is 0.
     most_figures: int = Field(default=0, ge=0)
     # The file that `make sprites` writes; unset: where it writes by default.
     sprites: Path | None = None
@@ -70,7 +72,7 @@ class Recipe(Section):
     name: str
     # detector: the detector alone, with its vocabulary in place of the MLLM's link embeddings. segmenter, pose:
     # likewise.
-    # words: the language model alone, without sight. chat: the MLLM alone, on conversations. joint: MLLM and detector,
+    # words: the language model alone, without sight. chat: the MLLM alone, on conversations. joint: MLLM and decoders,
     # through the super link. autoencoder: the diffusion tool's, on pixels alone.
     # diffusion: the diffusion tool, likewise with a vocabulary.
     stage: Literal["detector", "segmenter", "pose", "words", "chat", "joint", "autoencoder", "diffusion"]
@@ -89,7 +91,7 @@ class Recipe(Section):
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.
     start_from: dict[str, Path] = {}
     # Joint training: which decoders learn, and how large a share of the steps each has: {"pose": 1.0}.
-    decoders: dict[Literal["detection", "segmentation"], PositiveFloat] = Field(
+    decoders: dict[Literal["detection", "segmentation", "pose", "diffusion"], PositiveFloat] = Field(
         default={"detection": 1.0}, min_length=1
     )
     # Folders of decoders whose vocabularies the MLLM's links learn: {"pose": "runs/pose/export"}.

@@ -32,6 +32,7 @@ from services.trainer.scenes.scene import Scene, SceneObject
 from services.trainer.segment_names import REGION_ROW, SEGMENT_NAMES
 from services.trainer.segmentation_evaluation import evaluate_segmenter
 from services.trainer.stage import Stage
+from services.trainer.vocabularies import fill_vocabulary
 
 _VOCABULARY = "vocabulary.weight"
 # What every scene is asked for, in the order of the vocabulary's rows.
@@ -146,13 +147,7 @@ def start_segmenter(recipe: Recipe) -> Segmenter:
     else:
         segmenter = Segmenter(config)
     if "vocabulary" in recipe.start_from:
-        rows = load_file(recipe.start_from["vocabulary"] / WEIGHTS_FILE)["vocabulary"]
-        if rows.shape != segmenter.vocabulary.weight.shape:
-            raise WeightsError(
-                f"{recipe.start_from['vocabulary']}: the vocabulary is {tuple(rows.shape)} instead of "
-                f"{tuple(segmenter.vocabulary.weight.shape)}."
-            )
-        segmenter.vocabulary.weight.data.copy_(rows)
+        fill_vocabulary(segmenter.vocabulary, recipe.start_from["vocabulary"])
     return segmenter
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from services.trainer.loop import train
 from services.trainer.recipe import Checkpoints, Data, Evaluation, Recipe, Schedule
 from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.drawings import CONCEPTS, DRAWING_OPTIONS, draw_edit_drawing
+from services.trainer.vocabularies import read_vocabulary
+from superlink.configuration import ConfigurationError
 from tests.trainer.conftest import draw_sprites
 
 LINK_WIDTH = 16
@@ -80,7 +83,7 @@ def autoencoder_folder(sprite_file: Path, tmp_path_factory: pytest.TempPathFacto
 def starts(autoencoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     detector, vocabulary = tmp_path_factory.mktemp("detector"), tmp_path_factory.mktemp("vocabulary")
     Detector(DETECTOR).save(detector)
-    save_file({"vocabulary": torch.randn(len(CONCEPTS), LINK_WIDTH)}, str(vocabulary / "model.safetensors"))
+    save_file({"vocabulary.weight": torch.randn(len(CONCEPTS), LINK_WIDTH)}, str(vocabulary / "model.safetensors"))
     return {"detector": detector, "vocabulary": vocabulary, "autoencoder": autoencoder_folder}
 
 
@@ -115,10 +118,12 @@ def test_latents_keep_their_size_where_a_run_goes_on(
     assert load_autoencoder(tmp_path).config.scaling_factor == pytest.approx(before, rel=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_run_of_the_diffusion_stage_ends_with_weights_that_the_tool_loads(
-    sprite_file: Path, starts: dict[str, Path], tmp_path: Path
+    precision: Literal["float32", "bfloat16"], sprite_file: Path, starts: dict[str, Path], tmp_path: Path
 ) -> None:
     run = recipe("diffusion", sprite_file, **starts)
+    run = run.model_copy(update={"schedule": run.schedule.model_copy(update={"precision": precision})})
     stage = DiffusionStage(run)
     rows = stage.diffuser.vocabulary.weight.clone()
     encoder = {name: value.clone() for name, value in stage.diffuser.autoencoder.state_dict().items()}
@@ -132,6 +137,25 @@ def test_a_run_of_the_diffusion_stage_ends_with_weights_that_the_tool_loads(
     assert all(torch.equal(value, encoder[name]) for name, value in loaded.autoencoder.state_dict().items())
     assert not torch.equal(loaded.denoiser.conv_in.weight, weights)
     assert loaded.config.vocabulary == len(CONCEPTS)
+
+
+def test_a_run_that_goes_on_keeps_its_rows_and_its_autoencoder(
+    sprite_file: Path, starts: dict[str, Path], tmp_path: Path
+) -> None:
+    DiffusionStage(recipe("diffusion", sprite_file, **starts)).export(tmp_path)
+
+    later = DiffusionStage(recipe("diffusion", sprite_file, diffuser=tmp_path, detector=starts["detector"]))
+
+    assert not later.diffuser.vocabulary.weight.requires_grad
+    assert not any(parameter.requires_grad for parameter in later.diffuser.autoencoder.parameters())
+    assert torch.equal(read_vocabulary(tmp_path), later.diffuser.vocabulary.weight)
+
+
+def test_a_recipe_without_a_detector_is_told_so(sprite_file: Path, starts: dict[str, Path]) -> None:
+    with pytest.raises(ConfigurationError, match="'detector'"):
+        DiffusionStage(
+            recipe("diffusion", sprite_file, vocabulary=starts["vocabulary"], autoencoder=starts["autoencoder"])
+        )
 
 
 def test_the_pool_comes_round_without_being_drawn_again(sprite_file: Path, starts: dict[str, Path]) -> None:

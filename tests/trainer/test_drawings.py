@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.composer import Composer
+from services.trainer.scenes.conversation import routed_phrases
+from services.trainer.scenes.drawing_requests import drawing_wish, request_drawing
 from services.trainer.scenes.drawings import (
     COLOUR_NAMES,
     CONCEPT_INDEX,
@@ -83,3 +86,43 @@ def test_the_same_seed_draws_the_same(drawing_composer: Composer) -> None:
     first, again = (draw_drawing(drawing_composer, np.random.default_rng(7)) for _ in range(2))
     assert first.slots == again.slots
     assert np.array_equal(first.target.image, again.target.image)
+
+
+def test_words_say_what_a_drawing_shows(drawing_composer: Composer) -> None:
+    for seed in range(60):
+        drawing = draw_drawing(drawing_composer, np.random.default_rng(seed))
+        wish = drawing_wish(drawing, "en", np.random.default_rng(seed))
+        slots, named = drawing.slots, {category.key: category for category in CATEGORIES}
+        category = named[slots.category]
+        assert wish.rows == slots.indices
+        assert (category.english if slots.count == "one" else category.english_plural) in wish.phrase
+        assert slots.other == NOTHING or named[slots.other].english in wish.phrase
+        assert slots.ground not in COLOUR_NAMES or f"{slots.ground} background" in wish.phrase
+
+
+def test_words_say_how_many_things_an_edit_changes(drawing_composer: Composer) -> None:
+    numbers = set()
+    for seed in range(80):
+        drawing = draw_edit_drawing(drawing_composer, seed, np.random.default_rng(seed))
+        if drawing.slots.operation != "remove" or drawing.source is None:
+            continue
+        [category] = [category for category in CATEGORIES if category.key == drawing.slots.category]
+        shown = [thing.category.key for thing in drawing.source.objects].count(category.key)
+        wish = drawing_wish(drawing, "en", np.random.default_rng(seed))
+        assert wish.phrase == f"remove the {category.english if shown == 1 else category.english_plural}"
+        numbers.add(shown)
+    assert len(numbers) > 1
+
+
+def test_a_request_for_a_drawing_comes_in_every_form_and_language(drawing_composer: Composer) -> None:
+    asked = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        drawing = draw_edit_drawing(drawing_composer, seed, rng) if seed % 2 else draw_drawing(drawing_composer, rng)
+        conversation = request_drawing(drawing, rng)
+        assert conversation.drawings == (drawing.slots.indices,)
+        assert [phrase.route for phrase in routed_phrases(conversation)] == ["[EDIT]" if drawing.source else "[GEN]"]
+        asked.add((conversation.task, conversation.language))
+    assert asked == {
+        (task, language) for task in ("draw", "draw_fast", "edit", "edit_fast") for language in ("en", "zh")
+    }

@@ -11,6 +11,7 @@ from services.detection.configuration import DetectorConfig
 from services.detection.model import Detector
 from services.mllm.config import DEFAULT_ROUTES
 from services.mllm.model import Mllm
+from services.pose.configuration import PoseConfig
 from services.segmentation.configuration import SegmenterConfig
 from services.trainer import calibration
 from services.trainer.alignment import alignment_term
@@ -19,7 +20,7 @@ from services.trainer.coco_figures import coco_average_precision
 from services.trainer.dense_supervision import GROUND, word_term
 from services.trainer.joint_detection import JointDetection
 from services.trainer.joint_stage import JointStage
-from services.trainer.loop import freeze, make_optimiser
+from services.trainer.loop import freeze
 from services.trainer.recipe import Data, Recipe, Schedule
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
@@ -53,6 +54,7 @@ def recipe(stage: str, sprites: Path, **fields: Any) -> Recipe:
         data=Data(sprites=sprites, workers=0, largest_side=160),
         detector=SMALL,
         segmenter=SegmenterConfig(**sizes, mask_width=8, mask_points=32),
+        pose=PoseConfig(**sizes, instances=4, keypoint_layers=1),
         **fields,
     )
 
@@ -127,7 +129,7 @@ def test_the_detector_is_asked_for_nothing_twice(joint: JointStage, composer: Co
 def test_exported_folders_load_as_the_services_load_them(
     joint: JointStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.trainer.joint_detection.CALIBRATION_SCENES", 4)
+    monkeypatch.setattr("services.trainer.calibration.SCENES", 4)
     joint.export(tmp_path)
 
     mllm, tokenizer = Mllm.load(tmp_path / "mllm")
@@ -140,7 +142,7 @@ def test_exported_folders_load_as_the_services_load_them(
 def test_a_later_run_goes_on_from_an_export(
     joint: JointStage, sprite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.trainer.joint_detection.CALIBRATION_SCENES", 4)
+    monkeypatch.setattr("services.trainer.calibration.SCENES", 4)
     joint.export(tmp_path)
     start_from = {"mllm": tmp_path / "mllm", "detector": tmp_path / "detection"}
 
@@ -275,93 +277,3 @@ def test_frozen_modules_neither_learn_nor_update_statistics(joint: JointStage) -
     with pytest.raises(ConfigurationError, match=r"mllm\.towr"):
         freeze(joint.model, ["mllm.towr"])
     tower.requires_grad_(True)
-
-
-@pytest.fixture(scope="module")
-def two_decoders(sprite_file: Path) -> JointStage:
-    torch.manual_seed(0)
-    return JointStage(recipe("joint", sprite_file, decoders={"detection": 1.0, "segmentation": 1.0}))
-
-
-def batch_for(stage: JointStage, composer: Composer, decoder: str) -> Any:
-    """The batch of the first step that belongs to ``decoder``."""
-    size = stage.recipe.schedule.batch_size
-    first = next(step * size for step in range(100) if stage.decoder_of(step * size).name == decoder)
-    return stage.collate([stage.prepare(composer.compose(seed), seed) for seed in range(first, first + size)])
-
-
-def test_all_samples_of_a_step_are_for_one_decoder_on_every_rank(
-    two_decoders: JointStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    size = two_decoders.recipe.schedule.batch_size
-    steps = [
-        {two_decoders.decoder_of(seed).name for seed in range(step * 2 * size, (step + 1) * 2 * size)}
-        for step in range(60)
-    ]
-    assert all(len(decoders) == 1 for decoders in steps)
-    assert 15 < sum(decoders == {"segmentation"} for decoders in steps) < 45
-
-
-@pytest.mark.parametrize(("decoder", "other"), [("detection", "segmenter"), ("segmentation", "detector")])
-def test_a_step_leaves_the_other_decoders_and_their_moments_alone(
-    two_decoders: JointStage, composer: Composer, decoder: str, other: str
-) -> None:
-    stage = two_decoders
-    stage.model.train()
-    optimiser = make_optimiser(stage.model, stage.recipe.schedule)
-    torch.stack(list(stage.losses(batch_for(stage, composer, "detection")).values())).sum().backward()
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    torch.stack(list(stage.losses(batch_for(stage, composer, "segmentation")).values())).sum().backward()
-    optimiser.step()
-    bystanders = dict(stage.model.get_submodule(other).named_parameters())
-    before = {name: parameter.detach().clone() for name, parameter in bystanders.items()}
-    moments = {
-        name: optimiser.state[parameter]["exp_avg"].clone()
-        for name, parameter in bystanders.items()
-        if parameter in optimiser.state
-    }
-    assert moments
-
-    optimiser.zero_grad(set_to_none=True)
-    torch.stack(list(stage.losses(batch_for(stage, composer, decoder)).values())).sum().backward()
-    optimiser.step()
-
-    for name, parameter in bystanders.items():
-        assert parameter.grad is None
-        assert torch.equal(parameter, before[name])
-    for name, moment in moments.items():
-        assert torch.equal(optimiser.state[bystanders[name]]["exp_avg"], moment)
-
-
-@pytest.mark.parametrize("decoder", ["detection", "segmentation"])
-def test_gradients_across_a_process_boundary_are_those_of_one_graph(
-    two_decoders: JointStage, composer: Composer, decoder: str
-) -> None:
-    stage = two_decoders
-    stage.model.eval()
-    batch = batch_for(stage, composer, decoder)
-    parameters = list(stage.mllm.parameters())
-
-    def forward() -> list[torch.Tensor]:
-        tower = stage.mllm.tower(batch.chat.tiles)
-        _, states = language_term(stage.mllm, batch.chat.language, tower)
-        return stage.links(batch.chat.language, states, decoder, batch.conversations)
-
-    def decode(links: list[torch.Tensor]) -> torch.Tensor:
-        torch.manual_seed(3)
-        return torch.stack(list(stage.decoders[decoder].losses(links, batch.task).values())).sum()
-
-    whole = torch.autograd.grad(decode(forward()), parameters, allow_unused=True)
-    links = forward()
-    # What would cross the wire: the links there, their gradients back.
-    received = [link.detach().requires_grad_() for link in links]
-    returned = torch.autograd.grad(decode(received), received)
-    split = torch.autograd.grad(links, parameters, grad_outputs=returned, allow_unused=True)
-
-    assert any(gradient is not None and float(gradient.abs().max()) > 0 for gradient in whole)
-    for one, other in zip(whole, split, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

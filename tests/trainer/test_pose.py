@@ -35,7 +35,7 @@ def stage(sprite_file: Path, tmp_path_factory: pytest.TempPathFactory) -> PoseSt
     folder = tmp_path_factory.mktemp("parts")
     Detector(DetectorConfig(**SIZES, vocabulary=7)).save(folder / "detector")
     (folder / "rows").mkdir()
-    save_file({"vocabulary": torch.full((len(POSE_NAMES), 16), 0.25)}, folder / "rows" / "model.safetensors")
+    save_file({"vocabulary.weight": torch.full((len(POSE_NAMES), 16), 0.25)}, folder / "rows" / "model.safetensors")
     return PoseStage(
         Recipe(
             name="small",
@@ -128,8 +128,9 @@ def test_a_perfect_prediction_has_full_average_precision_and_a_bad_one_none(figu
 
 
 def test_a_step_teaches_keypoints_and_keeps_the_rows(
-    stage: PoseStage, figure_composer: Composer, tmp_path: Path
+    stage: PoseStage, figure_composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("services.trainer.calibration.SCENES", 4)
     stage.model.train()
     stage.model.get_submodule("pose.vocabulary").requires_grad_(False)
     scenes = [figure_composer.compose(seed) for seed in range(3)]
@@ -145,6 +146,8 @@ def test_a_step_teaches_keypoints_and_keeps_the_rows(
     assert bool((stage.pose.vocabulary.weight == 0.25).all())
     assert {"oks_ap50", "oks_ap50_person", "oks_ap50_deer"} <= figures.keys()
     assert all(0 <= figure <= 1 for figure in figures.values())
-    spec = PoseEstimator.load(tmp_path).spec
+    exported = PoseEstimator.load(tmp_path)
+    assert exported.config.presence_calibration != PoseConfig().presence_calibration
+    spec = exported.spec
     assert [skeleton.names for skeleton in spec.skeletons] == [("person", "people"), ("人",), ("deer",), ("鹿",)]
     assert all(len(skeleton.keypoints) == 17 for skeleton in spec.skeletons)

@@ -142,7 +142,7 @@ def test_a_run_with_fewer_names_and_no_regions_is_taken_over(stage: SegmenterSta
     save_file(state, tmp_path / "model.safetensors")
     rows = torch.randn_like(stage.segmenter.vocabulary.weight)
     (tmp_path / "rows").mkdir()
-    save_file({"vocabulary": rows}, tmp_path / "rows" / "model.safetensors")
+    save_file({"vocabulary.weight": rows}, tmp_path / "rows" / "model.safetensors")
     recipe = stage.recipe.model_copy(update={"start_from": {"segmenter": tmp_path}})
 
     taken = start_segmenter(recipe)

@@ -6,8 +6,10 @@ Every scene is reproducible from its seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +134,12 @@ class Composer:
         """``sprites`` maps a style to ``[categories, size, size, 4]`` uint8 RGBA, see ``sprites.load_sprites``."""
         self.options = options or ComposerOptions()
         self._art = {style: [Image.fromarray(sprite) for sprite in sprites[style]] for style in self.options.styles}
+
+    def adapted(self, **changes: Any) -> Composer:
+        """The same art composed with other options: ``adapted(most_figures=3)``; styles can't be added."""
+        other = copy(self)
+        other.options = replace(self.options, **changes)
+        return other
 
     def compose(self, seed: int) -> Scene:
         """The scene of ``seed``; the same seed, options and sprites always give the same pixels."""

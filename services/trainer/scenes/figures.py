@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from services.trainer.scenes.canvas import PartCanvas, Pose
 from services.trainer.scenes.deer import pose_deer
 from services.trainer.scenes.people import pose_person
-from services.trainer.scenes.scene import Category
+from services.trainer.scenes.scene import Category, Scene
 from services.trainer.scenes.skeletons import DEER, PERSON, Skeleton
 
 _POSES: dict[str, Callable[[np.random.Generator], Pose]] = {PERSON.key: pose_person, DEER.key: pose_deer}
@@ -26,6 +26,12 @@ def _category(skeleton: Skeleton, emoji: str, measure_word: str) -> Category:
 
 # By the skeleton's key. Figures are drawn, not set from emoji art, and stand apart from the sprites' categories.
 FIGURE_CATEGORIES = {PERSON.key: _category(PERSON, "🧍", "个"), DEER.key: _category(DEER, "🦌", "头")}
+
+
+def without_figures(scene: Scene) -> Scene:
+    """The scene with sprites alone among its objects: what is said of figures is their pose and nothing else."""
+    kept = tuple(thing for thing in scene.objects if thing.category.key not in FIGURE_CATEGORIES)
+    return replace(scene, objects=kept)
 
 
 @dataclass(frozen=True)
