@@ -112,7 +112,7 @@ def intersection_over_union(first: BoundingBox, second: BoundingBox) -> float:
 
 def _image(number: int, prompt: PromptBoxes) -> dict[str, object]:
     """An image as COCO lists it, with the size that masks have."""
-    sizes = [truth.mask["size"] for truth in prompt.truths if truth.mask is not None]
+    sizes = [entry.mask["size"] for entry in (*prompt.truths, *prompt.found) if entry.mask is not None]
     return {"id": number} | (dict(zip(("height", "width"), sizes[0], strict=True)) if sizes else {})
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from services.evaluation.average_precision import (
@@ -9,6 +10,7 @@ from services.evaluation.average_precision import (
     average_precision,
     intersection_over_union,
 )
+from services.evaluation.scenes_set import encode_mask
 
 BOX = (10.0, 10.0, 40.0, 40.0)
 FAR = (100.0, 100.0, 40.0, 40.0)
@@ -74,3 +76,11 @@ def test_intersection_over_union() -> None:
     assert intersection_over_union(BOX, FAR) == 0.0
     assert intersection_over_union(BOX, SHORTER) == pytest.approx(0.8)
     assert intersection_over_union((0, 0, 0, 0), (0, 0, 0, 0)) == 0.0
+
+
+def test_a_mask_of_what_is_absent_contributes_a_false_positive() -> None:
+    mask = encode_mask(np.ones((50, 60), dtype=np.bool_)).model_dump()
+    hit = PromptBoxes((TrueBox(1, BOX, 3000, mask),), (FoundBox(1, BOX, 0.5, mask),))
+    alarm = PromptBoxes((), (FoundBox(1, BOX, 0.99, mask),))
+    assert average_precision([hit], "segm").ap50 == pytest.approx(1.0)
+    assert average_precision([hit, alarm], "segm").ap50 == pytest.approx(0.5)
