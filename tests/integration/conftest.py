@@ -1,4 +1,4 @@
-"""The real stack: four processes, real gRPC, the weights of profile tiny, started once for all tests that only ask."""
+"""The real stack: a process a service, real gRPC, the weights of profile tiny, started once for all tests that only ask."""
 
 from __future__ import annotations
 
