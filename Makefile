@@ -8,8 +8,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROFILE ?= tiny
-SAMPLE ?= assets/samples/dogs.png
-PROMPT ?= What is here? Show me.
 
 .PHONY: help setup demo up test test-all bench lint format proto sprites
 
@@ -29,10 +27,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
 	@touch $@
 
-demo: setup ## Start the stack, ask about a sample image, print answer and boxes, write demo/annotated.png, stop
-	@mkdir -p demo
-	@echo "==> Asking about $(SAMPLE): $(PROMPT)"
-	@$(BIN)/superlink ask "$(SAMPLE)" "$(PROMPT)" --start --profile $(PROFILE) --out demo/annotated.png --json demo/answer.json
+demo: setup ## Start the stack, ask every tool one question about a sample image, write demo/tour.png, stop
+	@$(BIN)/superlink demo --start --profile $(PROFILE) --out demo/tour.png --json demo/answers.json
 
 up: setup ## Start the stack and leave it running until Ctrl-C
 	@$(BIN)/superlink up --profile $(PROFILE)

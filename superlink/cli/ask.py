@@ -26,7 +26,6 @@ from superlink.results import (
     Finished,
     GeneratedImage,
     ObservationRead,
-    PhraseResult,
     TextDelta,
     Timing,
 )
@@ -98,15 +97,9 @@ def ask(
         output.print()
     if answer is None:
         fail("The gateway closed the connection before the answer was complete. Its log says why.")
-    _print_phrases(answer.phrases)
-    for phrase in answer.phrases:
-        for image in phrase.images:
-            what = f"{escape(phrase.phrase)}: an image of {image.width} x {image.height} pixels, seed {image.seed}"
-            output.print(what, highlight=False)
+    print_findings(answer)
     for error in answer.errors:
         notes.print(f"[bold red]{escape(error.service)} failed:[/] {escape(error.detail)}")
-    if answer.finish_reason == "length":
-        notes.print("[yellow]The answer was cut off at the limit of its length or rounds.[/]")
     if timings:
         print_timings(answer.timings)
     _save(content, answer.detections, out, answer.images)
@@ -232,6 +225,19 @@ def _report(content: bytes, found: DetectionAnswer, timings: bool, out: Path | N
         write_file(json_file, found.model_dump_json(indent=2, by_alias=True).encode())
 
 
+def print_findings(answer: Answer) -> None:
+    """What the tools found and made for an answer; what failed is for the caller to say."""
+    _print_detections(answer.detections)
+    for phrase in answer.phrases:
+        if phrase.found is False:
+            output.print(f"{escape(phrase.phrase)}: not found", highlight=False)
+        for image in phrase.images:
+            what = f"{escape(phrase.phrase)}: an image of {image.width} x {image.height} pixels, seed {image.seed}"
+            output.print(what, highlight=False)
+    if answer.finish_reason == "length":
+        notes.print("[yellow]The answer was cut off at the limit of its length or rounds.[/]")
+
+
 def print_timings(timings: Sequence[Timing]) -> None:
     """Where the time of an answer went, hop by hop."""
     table = Table("service", "phase", "ms")
@@ -259,13 +265,6 @@ def read_image(image: Path) -> bytes:
         return image.read_bytes()
     except OSError as error:
         fail(f"{image} cannot be read: {error.strerror}.", exit_code=2)
-
-
-def _print_phrases(phrases: Sequence[PhraseResult]) -> None:
-    _print_detections([found for phrase in phrases for found in phrase.detections])
-    for phrase in phrases:
-        if phrase.found is False:
-            output.print(f"{escape(phrase.phrase)}: not found", highlight=False)
 
 
 def _print_detections(detections: Sequence[Detection]) -> None:

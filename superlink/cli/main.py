@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from superlink.cli.ask import ask, detect, pose, segment
 from superlink.cli.console import notes
+from superlink.cli.demo import demo
 from superlink.cli.doctor import doctor
 from superlink.cli.generate import edit, generate
 from superlink.cli.rooms import add_room_commands, missing_extra_message, room_commands
@@ -27,6 +28,7 @@ OWN_COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "edit": edit,
     "pose": pose,
+    "demo": demo,
     "doctor": doctor,
 }
 CONFIGURATION_EXIT_CODE = 2

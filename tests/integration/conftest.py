@@ -1,4 +1,4 @@
-"""The real stack: a process a service, real gRPC, the weights of profile tiny, started once for all tests that only ask."""
+"""The real stack: a process a service, real gRPC, the weights of profile tiny; started once for tests that only ask."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def client(stack: LocalStack) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def sample() -> bytes:
-    """The sample image that ``make demo`` asks about."""
+    """A sample image: two dogs and a skull."""
     return (SAMPLES / "dogs.png").read_bytes()
 
 

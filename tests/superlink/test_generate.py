@@ -24,7 +24,7 @@ from gateway.drawing_schema import (
 )
 from gateway.results import GeneratedImageResult, PhraseResult, TimingEntry, ToolCallResult
 from superlink import AsyncClient, Client
-from superlink.composition import GAP, side_by_side
+from superlink.composition import GAP
 from superlink.rest import RequestFailed
 from superlink.results import ToolCallChanged
 from tests.superlink.conftest import Received, Reply, ScriptedGateway
@@ -209,9 +209,3 @@ def test_ask_writes_what_was_drawn_beside_the_image(gateway: ScriptedGateway, tm
     with Image.open(out) as picture:
         # Both 256 px high, as the annotated image is.
         assert picture.size == (256 + GAP + 256, 256)
-
-
-def test_pictures_side_by_side_are_all_as_high_as_the_highest() -> None:
-    row = side_by_side([Image.new("RGB", (10, 20), "red"), Image.new("RGB", (5, 5), "blue")])
-    assert row.size == (10 + GAP + 20, 20)
-    assert [row.getpixel((x, 10)) for x in (0, 12, 45)] == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
