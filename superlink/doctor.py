@@ -104,8 +104,10 @@ def _weights(profile: Profile) -> Iterator[Finding]:
     for name, settings in workers.items():
         folder = weights_folder(settings)
         topic = f"weights {name}"
-        names = ("config.json", "model.safetensors", *(("tokenizer.json",) if name == "mllm" else ()))
-        missing = [file for file in names if not (folder / file).is_file()]
+        # In one file, or in parts with a folder each.
+        weights = [file for file in folder.rglob("*.safetensors") if "training" not in file.relative_to(folder).parts]
+        names = ("config.json", *(("tokenizer.json",) if name == "mllm" else ()))
+        missing = [file for file in names if not (folder / file).is_file()] + ([] if weights else ["*.safetensors"])
         if missing:
             yield Finding(topic, "missing", f"{folder} has no {', '.join(missing)}", _weights_remedy(settings))
             continue
@@ -119,7 +121,7 @@ def _weights(profile: Profile) -> Iterator[Finding]:
         if digests:
             yield Finding(topic, "missing", digests, _weights_remedy(settings))
         else:
-            size = (folder / "model.safetensors").stat().st_size / 1e6
+            size = sum(file.stat().st_size for file in weights) / 1e6
             yield Finding(topic, "ok", f"{folder} ({size:.1f} MB)")
     for name in profile.decoders:
         if "mllm" in adapters and name in adapters:

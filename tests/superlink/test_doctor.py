@@ -17,11 +17,13 @@ from superlink.profile import Profile, find_profile, load_profile
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with small files in place of weights; the doctor reads their names, digests and adapter versions."""
-    for name in ("mllm", "detection"):
+    for name in ("mllm", "detection", "segmentation", "pose", "diffusion"):
         folder = tmp_path / "weights" / "tiny" / name
-        folder.mkdir(parents=True)
+        # Those of the tool that draws lie in parts.
+        file = folder / ("unet/diffusion_pytorch_model" if name == "diffusion" else "model")
+        file.parent.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"adapter_version": "tiny-1"}))
-        (folder / "model.safetensors").write_bytes(name.encode())
+        file.with_suffix(".safetensors").write_bytes(name.encode())
     (tmp_path / "weights" / "tiny" / "mllm" / "tokenizer.json").write_text("{}")
     monkeypatch.setenv("SUPERLINK_HOME", str(tmp_path))
     return tmp_path
@@ -47,6 +49,13 @@ def test_missing_weights_are_named_with_a_remedy(profile: Profile, home: Path) -
     assert entry.state == "missing"
     assert "tokenizer.json" in entry.text
     assert "git checkout" in entry.remedy
+
+
+def test_weights_in_parts_are_missed_when_none_is_there(profile: Profile, home: Path) -> None:
+    (home / "weights" / "tiny" / "diffusion" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    entry = finding(examine(profile), "weights diffusion")
+    assert entry.state == "missing"
+    assert "*.safetensors" in entry.text
 
 
 def test_adapter_versions_that_differ_are_named(profile: Profile, home: Path) -> None:
