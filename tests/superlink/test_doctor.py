@@ -52,8 +52,11 @@ def test_missing_weights_are_named_with_a_remedy(profile: Profile, home: Path) -
 
 
 def test_weights_in_parts_are_missed_when_none_is_there(profile: Profile, home: Path) -> None:
+    diffusion = profile.decoders["detection"].model_copy(update={"weights": Path("weights/tiny/diffusion")})
+    drawing = profile.model_copy(update={"decoders": {**profile.decoders, "diffusion": diffusion}})
+    assert finding(examine(drawing), "weights diffusion").state == "ok"
     (home / "weights" / "tiny" / "diffusion" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    entry = finding(examine(profile), "weights diffusion")
+    entry = finding(examine(drawing), "weights diffusion")
     assert entry.state == "missing"
     assert "*.safetensors" in entry.text
 
