@@ -28,8 +28,9 @@ from services.runtime.model_thread import ModelThread
 from superlink.errors import SuperlinkError
 from superlink.profile import BatchLimits
 
-# The caller's clock ran while its request travelled here: it gives up so much before the deadline that is known here.
-_CLOCK_MARGIN_S = 0.25
+# A caller gives up before the deadline that is known here: its clock ran while its request travelled, and gRPC rounds
+# timeouts up on the wire. By so much at most, and by no larger a share of the time that there was.
+_CLOCK_MARGIN_S, _CLOCK_MARGIN_SHARE = 0.25, 0.1
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -263,7 +264,8 @@ class Batcher(Generic[Request, Response]):
             ticket.cancelled = True
             self._queue.discard(ticket)
             # gRPC cancels a handler at its deadline as well as when the client leaves.
-            expired = time.monotonic() >= deadline - _CLOCK_MARGIN_S
+            margin = min(_CLOCK_MARGIN_S, _CLOCK_MARGIN_SHARE * max(0.0, deadline - ticket.arrived))
+            expired = time.monotonic() >= deadline - margin
             self._metrics.count_request("expired" if expired else "cancelled")
             raise
         finally:

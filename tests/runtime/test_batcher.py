@@ -196,6 +196,18 @@ async def test_cancelled_request_never_reaches_the_model(make_batcher: MakeBatch
     assert metrics.value("superlink_worker_requests_total", outcome="cancelled") == 1
 
 
+@pytest.mark.parametrize(("given_s", "left_after_s", "outcome"), [(0.3, 0.1, "cancelled"), (2.0, 1.9, "expired")])
+async def test_who_gives_up_at_a_deadline_has_run_out_of_time(
+    make_batcher: MakeBatcher, given_s: float, left_after_s: float, outcome: str
+) -> None:
+    batcher, metrics = make_batcher(Model(), max_wait_ms=10_000.0)
+    waiting = asyncio.create_task(batcher.submit(1, deadline=time.monotonic() + given_s))
+    await asyncio.sleep(left_after_s)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert metrics.value("superlink_worker_requests_total", outcome=outcome) == 1
+
+
 async def test_expired_request_never_reaches_the_model(make_batcher: MakeBatcher) -> None:
     model = Model(delay_s=0.1)
     batcher, metrics = make_batcher(model, max_wait_ms=0.0)
