@@ -37,6 +37,20 @@ class SourceEncoderConfig(Section):
     channels: PositiveInt = 24
 
 
+class SketcherConfig(Section):
+    """The network that turns links into a first idea of the picture."""
+
+    hidden: PositiveInt = 640
+    # Of a sketch, in latents.
+    side: PositiveInt = 16
+
+
+class FinderConfig(Section):
+    """The head that finds where an edit belongs."""
+
+    width: PositiveInt = 96
+
+
 class DenoiserConfig(Section):
     """The network that removes noise from latents."""
 
@@ -65,6 +79,8 @@ class DiffusionConfig(Section):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     mapper: MapperConfig = MapperConfig()
     source_encoder: SourceEncoderConfig = SourceEncoderConfig()
+    sketcher: SketcherConfig = SketcherConfig()
+    finder: FinderConfig = FinderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     # Noise levels that training draws from.
     training_steps: PositiveInt = 1000

@@ -20,14 +20,15 @@ _WINDOW = 9
 _FIRST_SEEN, _OPAQUE = 0.05, 0.12
 
 
-def difference_layer(made: Tensor, seen: Tensor) -> Tensor:
+def difference_layer(made: Tensor, seen: Tensor, reach: Tensor) -> Tensor:
     """Opacity ``[batch, 1, side, side]`` in -1..1, as pixels are, where ``made`` differs from ``seen``.
 
-    Both are ``[batch, 3, side, side]`` in -1..1.
+    Both are ``[batch, 3, side, side]`` in -1..1; ``reach`` ``[batch, 1, h, w]`` in 0..1 says where it may at all.
     """
     difference = (made - seen).abs().mean(dim=1, keepdim=True)
     smooth = functional.avg_pool2d(difference, _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False)
     opacity = ((smooth - _FIRST_SEEN) / (_OPAQUE - _FIRST_SEEN)).clamp(0, 1)
+    opacity = opacity * functional.interpolate(reach, size=made.shape[-2:], mode="bilinear", align_corners=False)
     return opacity * 2 - 1
 
 

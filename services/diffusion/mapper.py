@@ -38,7 +38,3 @@ class LinkMapper(nn.Module):
         tokens = self.projection(links) + self.places
         context: Tensor = self.transformer(tokens, self.queries.expand(len(links), -1, -1))
         return context
-
-    def without(self, context: Tensor, dropped: Tensor) -> Tensor:
-        """``context`` with that of the empty request where ``dropped`` ``[batch]`` bool says so."""
-        return torch.where(dropped[:, None, None], self.empty, context)

@@ -9,8 +9,9 @@ place in the same way.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 
 from services.diffusion.autoencoder import LATENT_STRIDE, decode_latents, encode_pixels, make_autoencoder
 from services.diffusion.configuration import DiffusionConfig
+from services.diffusion.finder import Finder
 from services.diffusion.framing import frame
 from services.diffusion.layers import difference_layer
 from services.diffusion.mapper import LinkMapper
-from services.diffusion.source_encoder import SourceEncoder
+from services.diffusion.placing import Layout, Square, lay_out, place_sketches
+from services.diffusion.sketcher import Sketcher, resize_sketch
+from services.diffusion.source_encoder import SourceEncoder, join_scales
 from services.diffusion.storage import load_parts, save_parts
-from services.diffusion.structures import DiffusionOptions, Source
+from services.diffusion.structures import DiffusionOptions, Request, Source
 from services.runtime.decoder import DecoderSpec, PreparedImage
 from services.runtime.weights import read_config
 
@@ -48,7 +52,10 @@ class Diffuser(nn.Module):
         # One link a concept: what the tool learns to be asked in before any MLLM speaks to it.
         self.vocabulary = nn.Embedding(config.vocabulary, config.link_width)
         self.mapper = LinkMapper(config.mapper, config.link_width, config.queries_per_group)
+        queries = config.queries_per_group
+        self.sketcher = Sketcher(config.sketcher, config.link_width, queries, config.autoencoder.latent_channels)
         self.source_encoder = SourceEncoder(config.source_encoder)
+        self.finder = Finder(config.finder, sum(self.source_encoder.backbone.channels[1:]), config.link_width, queries)
         self.autoencoder: AutoencoderDC = make_autoencoder(config.autoencoder)
         self.denoiser = _make_denoiser(config)
         self.scheduler = DDIMScheduler(
@@ -77,15 +84,31 @@ class Diffuser(nn.Module):
         square = torch.from_numpy(frame(image, self.config.image_side)).permute(2, 0, 1)
         return PreparedImage(pixels=square.float() / 127.5 - 1, original_size=(image.shape[0], image.shape[1]))
 
-    def see(self, pixels: Tensor, region_maps: Tensor | None = None) -> Source:
-        """What the denoising network is shown of sources ``[batch, 3, side, side]`` in -1..1.
+    def see(self, pixels: Tensor, links: Tensor, region_maps: Tensor | None = None) -> tuple[Source, Layout]:
+        """What the denoising network is shown of sources ``[batch, 3, side, side]`` in -1..1, and where edits belong.
 
-        ``region_maps`` ``[batch, 1, side, side]`` is 1 where the user marked what the edit is about.
+        ``links`` ``[batch, links, link_width]`` say what is asked. ``region_maps`` ``[batch, 1, side, side]`` is 1
+        where the user marked what the edit is about; where nothing is marked the tool finds it.
         """
         latents = encode_pixels(self.autoencoder, pixels)
         if region_maps is None:
             region_maps = pixels.new_zeros(len(pixels), 1, *pixels.shape[-2:])
-        return Source(latents, self.source_encoder(pixels), self.shrink_regions(region_maps))
+        fine, coarse = self.source_encoder.extract(pixels)
+        layout = lay_out(self.finder(join_scales(fine, coarse), links), self.shrink_regions(region_maps))
+        return Source(latents, self.source_encoder.project(fine, coarse), layout.region), layout
+
+    def request(
+        self, links: Tensor, sketches: Tensor, squares: Sequence[Sequence[Square] | None], rows: int, columns: int
+    ) -> Request:
+        """What ``links`` ``[batch, links, link_width]`` ask for in an image of ``rows`` by ``columns`` latents.
+
+        ``sketches`` are the sketcher's of these links. ``squares`` are the places of an edit's new things; None where
+        something is drawn, whose sketch is everywhere.
+        """
+        placed, cover = place_sketches(sketches, [places or [] for places in squares], rows, columns)
+        drawn = torch.tensor([places is None for places in squares], device=sketches.device)[:, None, None, None]
+        sketch = torch.where(drawn, resize_sketch(sketches, rows, columns), placed)
+        return Request(self.mapper(links), sketch, torch.where(drawn, torch.ones_like(cover), cover))
 
     def shrink_regions(self, region_maps: Tensor) -> Tensor:
         """``[batch, 1, side, side]`` to the share of each latent's pixels that is marked."""
@@ -97,19 +120,22 @@ class Diffuser(nn.Module):
         device = self.vocabulary.weight.device
         return Source(*(torch.zeros(images, width, rows, columns, device=device) for width in channels))
 
-    def predict(self, noisy: Tensor, levels: Tensor, context: Tensor, source: Source) -> Tensor:
+    def predict(self, noisy: Tensor, levels: Tensor, request: Request, source: Source) -> Tensor:
         """The denoising network: ``noisy`` latents ``[batch, channels, h, w]`` at ``levels`` ``[batch]`` int.
 
-        ``context`` is the mapper's, ``[batch, queries, width]``. Returns the velocity, shaped like ``noisy``.
-
-        The network says what differs from the source: without a word of its own, an edit leaves everything as it is.
+        Returns the velocity, shaped like ``noisy``. The network says what differs from the source and the sketch:
+        without a word of its own, a drawing is its sketch and an edit leaves everything else as it is.
         """
-        inputs = torch.cat([noisy, source.stacked()], dim=1).contiguous(memory_format=torch.channels_last)
+        inputs = torch.cat([noisy, source.stacked(), request.sketch], dim=1)
         difference: Tensor = self.denoiser(
-            inputs, levels, encoder_hidden_states=context, class_labels=context.mean(dim=1)
+            inputs.contiguous(memory_format=torch.channels_last),
+            levels,
+            encoder_hidden_states=request.context,
+            class_labels=request.context.mean(dim=1),
         ).sample
         noise = (1 - self.scheduler.alphas_cumprod.to(levels.device)[levels]).sqrt()
-        return difference - noise[:, None, None, None] * source.latents
+        start = source.latents * (1 - request.cover) + request.sketch
+        return difference - noise[:, None, None, None] * start
 
     def drop(self, samples: int) -> tuple[Tensor, Tensor]:
         """Which training samples lose their text and which their source, bool ``[samples]`` each.
@@ -124,7 +150,7 @@ class Diffuser(nn.Module):
         )
         return text, source
 
-    def loss(self, latents: Tensor, context: Tensor, source: Source) -> Tensor:
+    def loss(self, latents: Tensor, request: Request, source: Source) -> Tensor:
         """Squared error of the velocity at random noise levels, a scalar.
 
         ``latents`` ``[batch, channels, h, w]`` are those of the wanted images. All levels weigh alike: what is drawn is
@@ -134,7 +160,7 @@ class Diffuser(nn.Module):
         levels = torch.randint(self.config.training_steps, (len(latents),), device=latents.device)
         noisy = self.scheduler.add_noise(latents, noise, levels)
         velocity = self.scheduler.get_velocity(latents, noise, levels)
-        return nn.functional.mse_loss(self.predict(noisy, levels, context, source), velocity)
+        return nn.functional.mse_loss(self.predict(noisy, levels, request, source), velocity)
 
     @torch.no_grad()
     def sample(
@@ -155,52 +181,49 @@ class Diffuser(nn.Module):
         work. Returns ``[batch, 3, height, width]`` uint8; of an edit ``[batch, 4, side, side]``, a layer that lies over
         the source; its last channel is its opacity, see ``difference_layer``.
         """
-        context = self.mapper(links)
-        empty = self.mapper.empty.expand_as(context)
+        layout: Layout | None = None
         if sources is None:
             rows, columns = options.height // LATENT_STRIDE, options.width // LATENT_STRIDE
             source = self.no_source(len(links), rows, columns)
         else:
-            source = self.see(sources, region_maps)
+            source, layout = self.see(sources, links, region_maps)
             rows, columns = source.latents.shape[-2:]
+        squares = layout.squares if layout else [None] * len(links)
+        request = self.request(links, self.sketcher(links), squares, rows, columns)
         latents = torch.stack([self._noise(seed, rows, columns) for seed in seeds])
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(options.steps, device=latents.device)
         for done, level in enumerate(scheduler.timesteps, start=1):
-            velocity = self._guided(latents, level, (context, empty), source, sources is not None, options)
+            velocity = self._guided(latents, level, request, source, sources is not None, options)
             latents = scheduler.step(velocity, level, latents).prev_sample
             on_step(done, options.steps)
         pixels = decode_latents(self.autoencoder, latents).clamp(-1, 1)
-        if sources is not None:
+        if layout is not None:
             seen = decode_latents(self.autoencoder, source.latents).clamp(-1, 1)
-            pixels = torch.cat([pixels, difference_layer(pixels, seen)], dim=1)
+            pixels = torch.cat([pixels, difference_layer(pixels, seen, layout.reach)], dim=1)
         return ((pixels + 1) * 127.5).round().to(torch.uint8)
 
     def _guided(
         self,
         latents: Tensor,
         level: Tensor,
-        contexts: tuple[Tensor, Tensor],
+        request: Request,
         source: Source,
         edits: bool,
         options: DiffusionOptions,
     ) -> Tensor:
-        """The velocity with classifier-free guidance; ``contexts`` are the request's and the empty one's."""
-        context, empty = contexts
-        nothing = source.masked(torch.zeros(len(latents), dtype=torch.bool, device=latents.device))
+        """The velocity with classifier-free guidance."""
+        all_of_them = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
+        empty, nothing = request.without(self.mapper.empty, all_of_them), source.masked(~all_of_them)
         # Neither request nor source, then the request; an edit has the source alone between them.
-        states = [(empty, nothing), (context, source)]
+        states = [(empty, nothing), (request, source)]
         if edits:
             states.insert(1, (empty, source))
         velocities = self.predict(
             latents.repeat(len(states), 1, 1, 1),
             level.expand(len(states) * len(latents)),
-            torch.cat([prompt for prompt, _ in states]),
-            Source(
-                torch.cat([shown.latents for _, shown in states]),
-                torch.cat([shown.features for _, shown in states]),
-                torch.cat([shown.region for _, shown in states]),
-            ),
+            _stack(Request, [asked for asked, _ in states]),
+            _stack(Source, [shown for _, shown in states]),
         ).chunk(len(states))
         if not edits:
             free, asked = velocities
@@ -215,12 +238,20 @@ class Diffuser(nn.Module):
         return noise.to(self.vocabulary.weight.device)
 
 
+Conditions = TypeVar("Conditions", Request, Source)
+
+
+def _stack(kind: type[Conditions], parts: Sequence[Conditions]) -> Conditions:
+    """All samples of ``parts`` one after the other."""
+    return kind(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)))
+
+
 def _make_denoiser(config: DiffusionConfig) -> UNet2DConditionModel:
     sizes, latents = config.denoiser, config.autoencoder.latent_channels
     denoiser = UNet2DConditionModel(
         sample_size=config.image_side // LATENT_STRIDE,
-        # Noisy latents, the source's latents and features, and the mark.
-        in_channels=2 * latents + config.source_encoder.channels + 1,
+        # Noisy latents, the source's latents and features, the place, and the sketch.
+        in_channels=3 * latents + config.source_encoder.channels + 1,
         out_channels=latents,
         block_out_channels=sizes.channels,
         down_block_types=tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in sizes.attention),

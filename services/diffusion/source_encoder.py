@@ -43,6 +43,11 @@ class SourceEncoder(nn.Module):
 
     def project(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """The channels that the denoising network gets, from what ``extract`` gave."""
-        enlarged = functional.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        features: Tensor = self.projection(torch.cat([fine, enlarged], dim=1))
+        features: Tensor = self.projection(join_scales(fine, coarse))
         return features
+
+
+def join_scales(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Both scales on channels at the fine one's size, ``[batch, fine + coarse channels, h, w]``."""
+    enlarged = functional.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.cat([fine, enlarged], dim=1)

@@ -1,7 +1,8 @@
 """A diffusion model on disk, in diffusers' layout.
 
-``vae/``, ``unet/`` and ``scheduler/`` are what diffusers writes and reads; ``mapper/``, ``source_encoder/`` and
-``vocabulary/`` are our own, each with its sizes and a ``model.safetensors``. ``config.json`` describes the whole.
+``vae/``, ``unet/`` and ``scheduler/`` are what diffusers writes and reads; ``mapper/``, ``sketcher/``, ``finder/``,
+``source_encoder/`` and ``vocabulary/`` are our own, each with its sizes and a ``model.safetensors``. ``config.json``
+describes the whole.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def save_parts(diffuser: Diffuser, folder: Path) -> None:
     diffuser.denoiser.save_pretrained(folder / "unet")
     diffuser.scheduler.save_pretrained(folder / "scheduler")
     save_weights(diffuser.mapper, folder / "mapper", config.mapper)
+    save_weights(diffuser.sketcher, folder / "sketcher", config.sketcher)
+    save_weights(diffuser.finder, folder / "finder", config.finder)
     save_weights(diffuser.source_encoder, folder / "source_encoder", config.source_encoder)
     vocabulary = _VocabularyConfig(concepts=config.vocabulary, link_width=config.link_width)
     save_weights(diffuser.vocabulary, folder / "vocabulary", vocabulary)
@@ -47,6 +50,8 @@ def load_parts(diffuser: Diffuser, folder: Path) -> None:
     diffuser.denoiser.to(memory_format=torch.channels_last)
     diffuser.scheduler = _read(DDIMScheduler, folder / "scheduler")
     load_weights(diffuser.mapper, folder / "mapper")
+    load_weights(diffuser.sketcher, folder / "sketcher")
+    load_weights(diffuser.finder, folder / "finder")
     load_weights(diffuser.source_encoder, folder / "source_encoder")
     load_weights(diffuser.vocabulary, folder / "vocabulary")
 

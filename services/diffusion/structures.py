@@ -24,6 +24,24 @@ class DiffusionOptions:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What is asked of each image, as the denoising network gets it."""
+
+    # [batch, queries, width]: what it attends to.
+    context: Tensor
+    # [batch, latent channels, h, w]: a first idea of a drawing, or of an edit's new things in their places; else zeros.
+    sketch: Tensor
+    # [batch, 1, h, w]: 1 where the sketch stands in the source's place.
+    cover: Tensor
+
+    def without(self, empty: Tensor, dropped: Tensor) -> Request:
+        """The empty request, whose context is ``empty`` ``[queries, width]``, where ``dropped`` ``[batch]`` says so."""
+        kept = ~dropped[:, None, None, None]
+        context = torch.where(dropped[:, None, None], empty, self.context)
+        return Request(context, self.sketch * kept, self.cover * kept)
+
+
+@dataclass(frozen=True)
 class Source:
     """What the denoising network sees of the source of an edit; all zeros where something is drawn."""
 
@@ -31,7 +49,7 @@ class Source:
     latents: Tensor
     # [batch, channels, h, w]
     features: Tensor
-    # [batch, 1, h, w]: 1 where the user marked what the edit is about; all zeros where nothing is marked.
+    # [batch, 1, h, w] in 0..1: where the edit belongs, as the user marked it or as the tool found it.
     region: Tensor
 
     def masked(self, keep: Tensor) -> Source:

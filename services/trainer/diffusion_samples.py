@@ -1,21 +1,42 @@
-"""Drawings and edits as the denoising network meets them, and its loss on them."""
+"""Drawings and edits as the diffusion tool's networks meet them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from services.diffusion.autoencoder import encode_pixels
+from services.diffusion.autoencoder import LATENT_STRIDE, encode_pixels
 from services.diffusion.model import Diffuser
-from services.diffusion.structures import Source
 from services.trainer.autoencoder_stage import to_pixels
-from services.trainer.scenes.drawings import Drawing
+from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
+from services.trainer.scenes.composer import Composer
+from services.trainer.scenes.drawings import CONCEPT_INDEX, NOTHING, Drawing, draw_picture
+from services.trainer.scenes.scene import Scene
 
-# Share of the edits whose place is marked.
-_MARKED = 0.5
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """The source of an edit, seen by what does not learn, and where the edit belongs."""
+
+    # [channels, h, w]
+    latents: Tensor
+    # The frozen backbone's features at two scales.
+    fine: Tensor
+    coarse: Tensor
+    # [boxes, 4] x1, y1, x2, y2 in shares of width and height: of what the edit is about.
+    boxes: Tensor
+    # [h, w] shares 0..1 of the pixels that show what is named, and any thing.
+    named: Tensor
+    things: Tensor
+    # Concept of each category that is shown, and its [h, w] map.
+    shown: tuple[tuple[int, Tensor], ...]
+    # Whether something is put where nothing is named.
+    added: bool
 
 
 @dataclass(frozen=True)
@@ -26,66 +47,70 @@ class EncodedDrawing:
     slots: Tensor
     # [channels, h, w] of the wanted image.
     latents: Tensor
-    # Latents, fine and coarse features, and the map of the regions; of an edit alone.
-    source: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    # [channels, side, side]: what the sketch should be; None of an edit that puts in nothing new.
+    sketch: Tensor | None
+    # Of an edit alone.
+    source: EncodedSource | None
 
 
-@torch.no_grad()
-def encode_drawing(diffuser: Diffuser, drawing: Drawing) -> EncodedDrawing:
-    """Look at ``drawing`` through the autoencoder and, if it is an edit, at its source through the backbone."""
-    device = diffuser.vocabulary.weight.device
-    latents = encode_pixels(diffuser.autoencoder, to_pixels(drawing.target.image)[None].to(device))
-    source = None
-    if drawing.source is not None:
-        pixels = to_pixels(drawing.source.image)[None].to(device)
-        fine, coarse = diffuser.source_encoder.extract(pixels)
-        source = (
-            _kept(encode_pixels(diffuser.autoencoder, pixels)),
-            _kept(fine),
-            _kept(coarse),
-            _kept(diffuser.shrink_regions(_region_map(drawing)[None].to(device))),
+class DrawingEncoder:
+    """Looks at drawings through the parts of a tool that do not learn."""
+
+    def __init__(self, diffuser: Diffuser, composer: Composer) -> None:
+        self._diffuser = diffuser
+        # [categories, channels, side, side]: each alone in the middle of an image.
+        self._pictures = torch.stack([self._encode(draw_picture(composer, category)) for category in CATEGORIES])
+
+    @torch.no_grad()
+    def encode(self, drawing: Drawing) -> EncodedDrawing:
+        """See ``EncodedDrawing``."""
+        latents = self._encode(drawing.target)
+        source: EncodedSource | None = None
+        sketch: Tensor | None = latents
+        if drawing.source is not None:
+            source = self._encode_source(drawing, drawing.source)
+            new = {"add": drawing.slots.category, "replace": drawing.slots.other}.get(drawing.slots.operation, NOTHING)
+            sketch = self._pictures[CATEGORY_INDEX[new]] if new != NOTHING else None
+        return EncodedDrawing(torch.tensor(drawing.slots.indices), latents, sketch, source)
+
+    @torch.no_grad()
+    def _encode(self, scene: Scene) -> Tensor:
+        device = self._diffuser.vocabulary.weight.device
+        return _kept(encode_pixels(self._diffuser.autoencoder, to_pixels(scene.image)[None].to(device)))
+
+    def _encode_source(self, drawing: Drawing, scene: Scene) -> EncodedSource:
+        pixels = to_pixels(scene.image)[None].to(self._diffuser.vocabulary.weight.device)
+        fine, coarse = self._diffuser.source_encoder.extract(pixels)
+        masks: dict[str, NDArray[np.bool_]] = {}
+        nothing = np.zeros((scene.height, scene.width), dtype=np.bool_)
+        for thing in scene.objects:
+            masks[thing.category.key] = masks.get(thing.category.key, nothing) | thing.mask
+        things = np.any([nothing, *masks.values()], axis=0)
+        slots = drawing.slots
+        named = ~things if slots.operation == "ground" else masks.get(slots.category, nothing)
+        size = np.array([scene.width, scene.height, scene.width, scene.height])
+        return EncodedSource(
+            latents=self._encode(scene),
+            fine=_kept(fine),
+            coarse=_kept(coarse),
+            boxes=torch.from_numpy(np.reshape(drawing.regions, (-1, 4)) / size).float(),
+            named=_shares(named),
+            things=_shares(things),
+            shown=tuple((CONCEPT_INDEX[key], _shares(mask)) for key, mask in masks.items()),
+            added=slots.operation == "add",
         )
-    return EncodedDrawing(slots=torch.tensor(drawing.slots.indices), latents=_kept(latents), source=source)
 
 
-def denoising_loss(diffuser: Diffuser, links: Tensor, drawings: Sequence[EncodedDrawing]) -> Tensor:
-    """``Diffuser.loss`` of ``drawings``, asked for by ``links`` ``[drawings, queries, link_width]``.
-
-    Some lose what asks for them, some their source, some both; see ``Diffuser.drop``.
-    """
-    latents = torch.stack([drawing.latents.float() for drawing in drawings]).to(links.device)
-    without_text, without_source = diffuser.drop(len(drawings))
-    edits = torch.tensor([drawing.source is not None for drawing in drawings], device=links.device)
-    source = _sources(diffuser, drawings, latents).masked(edits & ~without_source)
-    context = diffuser.mapper.without(diffuser.mapper(links), without_text)
-    return diffuser.loss(latents, context, source)
+def stack_features(sources: Sequence[EncodedSource], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The features of ``sources`` at both scales, ``[sources, channels, h, w]`` float32."""
+    fine = torch.stack([source.fine.float() for source in sources])
+    coarse = torch.stack([source.coarse.float() for source in sources])
+    return fine.to(device), coarse.to(device)
 
 
-def _sources(diffuser: Diffuser, drawings: Sequence[EncodedDrawing], latents: Tensor) -> Source:
-    """What the network is shown of each drawing's source; of those without, zeros."""
-    source = diffuser.no_source(len(drawings), *latents.shape[-2:])
-    places = [place for place, drawing in enumerate(drawings) if drawing.source is not None]
-    if not places:
-        return source
-    found = [drawing.source for drawing in drawings if drawing.source is not None]
-    seen, fine, coarse, region = (
-        torch.stack([part.float() for part in parts]).to(latents.device) for parts in zip(*found, strict=True)
-    )
-    marked = torch.rand(len(places), 1, 1, 1, device=latents.device) < _MARKED
-    index = torch.tensor(places, device=latents.device)
-    return Source(
-        latents=source.latents.index_copy(0, index, seen),
-        features=source.features.index_copy(0, index, diffuser.source_encoder.project(fine, coarse)),
-        region=source.region.index_copy(0, index, region * marked),
-    )
-
-
-def _region_map(drawing: Drawing) -> Tensor:
-    """``[1, height, width]``, 1 inside the boxes of ``drawing.regions``."""
-    region = torch.zeros(1, drawing.target.height, drawing.target.width)
-    for x1, y1, x2, y2 in drawing.regions:
-        region[:, int(y1) : int(y2), int(x1) : int(x2)] = 1
-    return region
+def _shares(mask: NDArray[np.bool_]) -> Tensor:
+    pixels = torch.from_numpy(mask).float()[None]
+    return torch.nn.functional.avg_pool2d(pixels, LATENT_STRIDE)[0].half()
 
 
 def _kept(batch_of_one: Tensor) -> Tensor:

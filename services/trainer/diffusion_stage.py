@@ -17,7 +17,8 @@ from services.diffusion.model import Diffuser
 from services.diffusion.storage import load_autoencoder
 from services.trainer.detector_stage import noisy_links
 from services.trainer.diffusion_evaluation import evaluate_diffuser, held_out_drawings
-from services.trainer.diffusion_samples import EncodedDrawing, denoising_loss, encode_drawing
+from services.trainer.diffusion_losses import drawing_losses, finding_loss
+from services.trainer.diffusion_samples import DrawingEncoder, EncodedDrawing
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.drawings import CONCEPTS, DRAWING_OPTIONS, Drawing, draw_drawing, draw_edit_drawing
@@ -53,6 +54,7 @@ class DiffusionStage(Stage):
         self.model = nn.ModuleDict({"diffuser": self.diffuser, "average": self.average})
         self.composer = Composer(load_sprites(recipe.data.sprites), DRAWING_OPTIONS)
         self.detector = load_judge(recipe)
+        self._encoder = DrawingEncoder(self.diffuser, self.composer)
         self._known: dict[int, EncodedDrawing] = {}
 
     def compose(self, composer: Composer, seed: int) -> _Sample:  # noqa: ARG002  (drawings have a composer of their own)
@@ -74,15 +76,16 @@ class DiffusionStage(Stage):
         return list(samples)
 
     def losses(self, batch: list[_Sample]) -> dict[str, Tensor]:
-        """See ``Diffuser.loss``."""
+        """See ``drawing_losses`` and ``finding_loss``."""
         # The step before has changed the weights.
         self.average.update_parameters(self.diffuser)
         for sample in batch:
             if sample.drawing is not None:
-                self._known[sample.number] = encode_drawing(self.diffuser, sample.drawing)
+                self._known[sample.number] = self._encoder.encode(sample.drawing)
         known = [self._known[sample.number] for sample in batch]
         slots = torch.stack([drawing.slots for drawing in known]).to(self.diffuser.vocabulary.weight.device)
-        return {"velocity": denoising_loss(self.diffuser, noisy_links(self.diffuser.vocabulary(slots)), known)}
+        losses = drawing_losses(self.diffuser, noisy_links(self.diffuser.vocabulary(slots)), known)
+        return {**losses, "finding": finding_loss(self.diffuser, known)}
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
         """As many drawings and as many edits as there are scenes; see ``evaluate_diffuser``."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from services.mllm.conversation import RoutedPhrase
 from services.trainer.diffusion_evaluation import evaluate_diffuser
-from services.trainer.diffusion_samples import denoising_loss, encode_drawing
+from services.trainer.diffusion_losses import drawing_losses
+from services.trainer.diffusion_samples import DrawingEncoder
 from services.trainer.diffusion_stage import average_of, load_judge, start_diffuser
 from services.trainer.joint_decoder import JointDecoder, LinkPhrases
 from services.trainer.recipe import Recipe
@@ -53,6 +54,7 @@ class JointDiffusion(JointDecoder):
         self.vocabulary = Vocabulary(self.diffuser.vocabulary.weight, lambda _: -1)
         self.detector = load_judge(recipe)
         self.composer = Composer(load_sprites(recipe.data.sprites), DRAWING_OPTIONS)
+        self._encoder = DrawingEncoder(self.diffuser, self.composer)
 
     def compose(self, composer: Composer, seed: int) -> _Subject:
         """See ``JointDecoder``; half drawings, half edits."""
@@ -82,8 +84,8 @@ class JointDiffusion(JointDecoder):
         """See ``JointDecoder``; every conversation asks for one image."""
         # The last step of this decoder has changed the weights.
         self.average.update_parameters(self.diffuser)
-        encoded = [encode_drawing(self.diffuser, drawing) for drawing in batch]
-        return {"velocity": denoising_loss(self.diffuser, torch.cat(list(links)), encoded)}
+        encoded = [self._encoder.encode(drawing) for drawing in batch]
+        return drawing_losses(self.diffuser, torch.cat(list(links)), encoded)
 
     def evaluate(self, link: LinkPhrases, subjects: Sequence[_Subject]) -> dict[str, float]:
         """See ``evaluate_diffuser``."""

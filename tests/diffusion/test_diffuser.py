@@ -10,10 +10,17 @@ import pytest
 import torch
 from diffusers import AutoencoderDC, UNet2DConditionModel
 
-from services.diffusion.configuration import AutoencoderConfig, DenoiserConfig, DiffusionConfig, MapperConfig
+from services.diffusion.configuration import (
+    AutoencoderConfig,
+    DenoiserConfig,
+    DiffusionConfig,
+    FinderConfig,
+    MapperConfig,
+    SketcherConfig,
+)
 from services.diffusion.framing import frame, restore
 from services.diffusion.model import Diffuser
-from services.diffusion.structures import DiffusionOptions, Source
+from services.diffusion.structures import DiffusionOptions, Request, Source
 from services.runtime.weights import WeightsError
 
 QUERIES = 4
@@ -29,6 +36,8 @@ def tiny_config() -> DiffusionConfig:
         image_side=SIDE,
         autoencoder=AutoencoderConfig(latent_channels=4, channels=(16, 16, 16), decoder_blocks=(1, 1, 1)),
         mapper=MapperConfig(width=16, heads=2, queries=3),
+        sketcher=SketcherConfig(hidden=8, side=4),
+        finder=FinderConfig(width=8),
         denoiser=DenoiserConfig(channels=(16, 32), attention=(False, True), heads_width=16),
     )
 
@@ -68,10 +77,19 @@ def test_conditions_are_dropped_as_often_as_configured() -> None:
     assert float(source.float().mean()) == pytest.approx(0.25, abs=0.005)
 
 
+def drawing(diffuser: Diffuser, asked: torch.Tensor) -> Request:
+    """What asks for drawings of four by four latents."""
+    return diffuser.request(asked, diffuser.sketcher(asked), [None] * len(asked), 4, 4)
+
+
 def test_a_dropped_text_is_the_empty_request(diffuser: Diffuser) -> None:
-    context = diffuser.mapper.without(diffuser.mapper(links(2)), torch.tensor([True, False]))
-    assert torch.equal(context[0], diffuser.mapper.empty)
-    assert torch.equal(context[1], diffuser.mapper(links(2))[1])
+    whole = drawing(diffuser, links(2))
+    request = whole.without(diffuser.mapper.empty, torch.tensor([True, False]))
+    assert torch.equal(request.context[0], diffuser.mapper.empty)
+    assert not request.sketch[0].any()
+    assert not request.cover[0].any()
+    assert torch.equal(request.context[1], diffuser.mapper(links(2))[1])
+    assert torch.equal(request.sketch[1], whole.sketch[1])
 
 
 def predicted(diffuser: Diffuser, rows: int) -> torch.Tensor:
@@ -119,20 +137,23 @@ def test_work_ends_between_steps_when_it_is_no_longer_wanted(diffuser: Diffuser)
 
 def test_an_edit_without_its_source_is_a_drawing(diffuser: Diffuser) -> None:
     noisy, levels = torch.randn(2, 4, 4, 4), torch.tensor([10, 900])
-    context = diffuser.mapper(links(2))
-    gone = diffuser.see(pixels(2)).masked(torch.tensor([False, False]))
-    drawn = diffuser.predict(noisy, levels, context, diffuser.no_source(2, 4, 4))
-    assert torch.equal(diffuser.predict(noisy, levels, context, gone), drawn)
-    assert not torch.equal(diffuser.predict(noisy, levels, context, diffuser.see(pixels(2))), drawn)
+    request = drawing(diffuser, links(2))
+    source, _ = diffuser.see(pixels(2), links(2))
+    gone = source.masked(torch.tensor([False, False]))
+    drawn = diffuser.predict(noisy, levels, request, diffuser.no_source(2, 4, 4))
+    assert torch.equal(diffuser.predict(noisy, levels, request, gone), drawn)
+    assert not torch.equal(diffuser.predict(noisy, levels, request, source), drawn)
 
 
 def test_a_region_is_seen_where_it_is_marked(diffuser: Diffuser) -> None:
     marked = torch.zeros(1, 1, SIDE, SIDE)
     marked[..., :16, 8:16] = 1
-    region = diffuser.see(pixels(1), marked).region
+    source, layout = diffuser.see(pixels(1), links(1), marked)
     expected = torch.zeros(1, 1, 4, 4)
     expected[..., :2, 1] = 1
-    assert torch.equal(region, expected)
+    assert torch.equal(source.region, expected)
+    # What is marked may be the middle of something.
+    assert layout.reach.all()
 
 
 def test_the_source_encoder_does_not_learn() -> None:
@@ -168,10 +189,11 @@ def test_learning_lowers_the_error() -> None:
     torch.manual_seed(0)
     diffuser = Diffuser(tiny_config())
     wanted, asked = torch.randn(4, 4, 4, 4), links(4)
-    optimiser = torch.optim.AdamW([*diffuser.mapper.parameters(), *diffuser.denoiser.parameters()], 2e-3)
+    parts = (diffuser.mapper, diffuser.sketcher, diffuser.denoiser)
+    optimiser = torch.optim.AdamW([parameter for part in parts for parameter in part.parameters()], 2e-3)
     errors = []
     for _ in range(60):
-        loss = diffuser.loss(wanted, diffuser.mapper(asked), diffuser.no_source(4, 4, 4))
+        loss = diffuser.loss(wanted, drawing(diffuser, asked), diffuser.no_source(4, 4, 4))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -191,16 +213,22 @@ def test_what_is_framed_comes_back_in_its_own_shape(size: tuple[int, int]) -> No
 
 
 @torch.no_grad()
-def test_what_the_network_leaves_unsaid_is_the_source(diffuser: Diffuser, monkeypatch: pytest.MonkeyPatch) -> None:
-    latents = torch.randn(2, diffuser.config.autoencoder.latent_channels, 4, 4)
+def test_what_the_network_leaves_unsaid_is_the_source_and_the_sketch(
+    diffuser: Diffuser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_latents, sketch = torch.randn(2, 2, diffuser.config.autoencoder.latent_channels, 4, 4)
+    cover = torch.zeros(2, 1, 4, 4)
+    cover[1, :, :2] = 1
+    request = Request(torch.zeros(2, 1, 1), sketch * cover, cover)
+    wanted = torch.where(cover > 0, sketch, source_latents)
     nothing = diffuser.no_source(2, 4, 4)
     levels = torch.tensor([10, 900])
-    noise = torch.randn_like(latents)
+    noise = torch.randn_like(wanted)
     kept = diffuser.scheduler.alphas_cumprod[levels][:, None, None, None]
-    noisy = diffuser.scheduler.add_noise(latents, noise, levels)
+    noisy = diffuser.scheduler.add_noise(wanted, noise, levels)
     # A network that knows the noise and has nothing to say of the image.
     monkeypatch.setattr(diffuser.denoiser, "forward", lambda *_, **__: SimpleNamespace(sample=kept.sqrt() * noise))
 
-    velocity = diffuser.predict(noisy, levels, torch.zeros(2, 1, 1), Source(latents, nothing.features, nothing.region))
+    velocity = diffuser.predict(noisy, levels, request, Source(source_latents, nothing.features, nothing.region))
 
-    torch.testing.assert_close(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, latents, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, wanted, rtol=1e-4, atol=1e-4)

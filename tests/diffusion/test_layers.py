@@ -16,7 +16,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def layer_of(made: torch.Tensor, seen: torch.Tensor) -> np.ndarray:
-    pixels = torch.cat([made, difference_layer(made, seen)], dim=1)
+    pixels = torch.cat([made, difference_layer(made, seen, torch.ones(1, 1, 8, 8))], dim=1)
     return ((pixels[0].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
 
 
@@ -37,6 +37,15 @@ def test_what_changed_hides_the_source_and_the_rest_stays() -> None:
     assert result[38:58, 38:58].max() < 8
     assert (result[:, 90:] == 200).all()
     assert (result[90:] == 200).all()
+
+
+def test_a_layer_shows_nothing_beyond_its_reach() -> None:
+    seen, made = torch.full((1, 3, SIDE, SIDE), -1.0), torch.full((1, 3, SIDE, SIDE), 1.0)
+    reach = torch.ones(1, 1, 8, 8)
+    reach[..., 4:] = 0
+    opacity = difference_layer(made, seen, reach)
+    assert float(opacity[..., :24].min()) == 1
+    assert float(opacity[..., 40:].max()) == -1
 
 
 def test_a_layer_fits_sources_that_are_no_squares() -> None:

@@ -38,7 +38,7 @@ LEARNED_BY = {
     "detection": ("class", "box", "iou"),
     "segmentation": ("class", "box", "iou", "mask"),
     "pose": ("class", "box", "keypoint", "oks"),
-    "diffusion": ("velocity",),
+    "diffusion": ("velocity", "sketch", "verdict"),
 }
 EXPORTS = {
     "mllm": "mllm",

@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from services.diffusion.placing import THING_SHARE
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer, ComposerOptions, Composition, Layer, Light, cut_layer
 from services.trainer.scenes.edits import COLOURS, EDIT_KINDS, Edit, NamedColour, draw_edit
@@ -58,6 +59,8 @@ _OFF_PLACE = 0.015
 _ONE, _SEVERAL = 0.65, 0.2
 # Shares of the drawings whose ground is asked for: by a colour, by a name.
 _COLOURED_GROUND, _NAMED_GROUND = 0.25, 0.25
+# Behind a thing that an edit puts into an image, of 0..255.
+_GREY = 160.0
 # Most things in a scene that is edited.
 _MOST_EDITED = 3
 
@@ -142,6 +145,21 @@ def draw_drawing(composer: Composer, rng: np.random.Generator) -> Drawing:
         seed=0,
     )
     return Drawing(slots=slots, target=composition.render())
+
+
+def draw_picture(composer: Composer, category: Category) -> Scene:
+    """One thing of ``category`` in the middle of a grey ground: what an edit puts into an image."""
+    side = composer.options.largest_side
+    sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * THING_SHARE)
+    left, top = (side - sprite.shape[1]) // 2, (side - sprite.shape[0]) // 2
+    composition = Composition(
+        ground=np.full((side, side, 3), _GREY, dtype=np.float32),
+        layers=(cut_layer(category, sprite, left, top, (side, side)),),
+        light=Light(np.ones(3, dtype=np.float32), None),
+        style=_STYLE,
+        seed=0,
+    )
+    return composition.render()
 
 
 def draw_edit_drawing(composer: Composer, seed: int, rng: np.random.Generator) -> Drawing:
