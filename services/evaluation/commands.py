@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from services.evaluation.latency import LatencyReport, measure_latency
+from services.evaluation.runs_table import RunsTableError, runs_table
 from services.evaluation.scenes_evaluation import evaluate_scenes, write_failures
 from services.evaluation.scenes_report import ScenesReport
 from services.evaluation.scenes_set import SceneSet, SceneSetError, load_scene_set
@@ -26,7 +27,7 @@ from superlink.client import Client
 
 DEFAULT_SCENES = Path(__file__).resolve().parents[2] / "tests" / "data" / "scenes"
 
-evaluate = typer.Typer(help="Measure how good the answers of a running stack are.", no_args_is_help=True)
+evaluate = typer.Typer(help="Measure how good answers and training runs are.", no_args_is_help=True)
 bench = typer.Typer(help="Measure how fast a running stack is.", no_args_is_help=True)
 scenes = typer.Typer(help="Make and look at sets of scenes to evaluate on.", no_args_is_help=True)
 
@@ -36,11 +37,6 @@ StackUrlOption = Annotated[
     str | None,
     typer.Option("--url", envvar=URL_VARIABLE, help="A gateway that runs already. Default: start a stack for it."),
 ]
-
-
-@evaluate.callback()
-def _evaluate() -> None:
-    """Keep ``scenes`` a command of its own while it is the only one."""
 
 
 @bench.callback()
@@ -79,6 +75,26 @@ def evaluate_scenes_command(
             count = write_failures(scene_set, outcomes, file)
         notes.print(f"{count} of {len(outcomes)} prompts are listed in {failures}")
     _write_json(report, json_file)
+
+
+@evaluate.command("runs")
+def runs_table_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of training runs, such as runs/tiny_chat.")],
+    figure: Annotated[
+        list[str] | None, typer.Option(help="A column; repeat for several. Default: every figure that all runs have.")
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="The evaluation after so many steps. Default: each run's last.")
+    ] = None,
+) -> None:
+    """Put the evaluations of training runs side by side, as a Markdown table; seeds of one recipe share a row.
+
+    Example: superlink eval runs runs/ablations/queries_* --figure ap50 --figure oks_ap50
+    """
+    try:
+        output.print(runs_table(runs, figure or (), step), markup=False, highlight=False)
+    except RunsTableError as error:
+        fail(str(error))
 
 
 @bench.command("latency")

@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, PositiveInt
 from transformers import InternVLConfig, Qwen2Config
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
-from services.mllm.super_link import Route
+from services.mllm.super_link import QueryTables, Route
 from services.mllm.tokenizer import MllmTokenizer
 from superlink.configuration import Section
 
@@ -61,6 +61,8 @@ class MllmConfig(Section):
     # Links are understood only by decoders that declare the same version.
     adapter_version: str = "tiny-1"
     routes: tuple[Route, ...] = DEFAULT_ROUTES
+    # VisionLLM v2 has separate ones and compares both; docs/ablations.md does so at this size.
+    query_tables: QueryTables = "separate"
     vocab_size: PositiveInt
     pad_token_id: int
     image_token_id: int

@@ -1,4 +1,4 @@
-"""New routes and visual prompts for an MLLM that was trained without them."""
+"""New routes, visual prompts or a new super link for an MLLM that was trained without them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from services.mllm.config import MllmConfig
 from services.mllm.model import TOKENIZER_FILE, Mllm
-from services.mllm.super_link import Route
+from services.mllm.super_link import QueryTables, Route
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights, read_config
 
@@ -47,6 +47,23 @@ def load_with_routes(folder: Path, routes: Sequence[Route]) -> tuple[Mllm, MllmT
         model = next((own for own in config.routes if _shape(own) == _shape(route)), None)
         if model is not None:
             _imitate(new, route, model)
+    return new.eval(), tokenizer
+
+
+def load_with_new_link(
+    folder: Path, routes: Sequence[Route], adapter_version: str, query_tables: QueryTables
+) -> tuple[Mllm, MllmTokenizer]:
+    """The MLLM in ``folder`` with ``routes``, and with query tables and projection heads that have learned nothing.
+
+    Its words, its sight and its routing tokens stay. Raises WeightsError when the folder does not hold an MLLM of ours.
+    """
+    old, _ = load_with_routes(folder, routes)
+    queries = {route.token: route.queries for route in routes}
+    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, queries, takes_regions=True)
+    link = {"routes": tuple(routes), "adapter_version": adapter_version, "query_tables": query_tables}
+    new = Mllm(old.config.model_copy(update=link))
+    kept = {name: tensor for name, tensor in old.state_dict().items() if not name.startswith("link.")}
+    new.load_state_dict(kept, strict=False)
     return new.eval(), tokenizer
 
 

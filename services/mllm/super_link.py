@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from superlink.configuration import Section
+
+# One table a route, or one for all routes.
+QueryTables = Literal["separate", "shared"]
+_SHARED = "shared"
 
 
 class Route(Section):
@@ -53,24 +58,38 @@ class ProjectionHead(nn.Module):
 class SuperLink(nn.Module):
     """Query tables by route and projection heads by decoder.
 
-    Routes of one decoder share its head; every route has a table of its own.
+    Routes of one decoder share its head. Every route has a table of its own, or all share one, of whose rows each takes
+    the first, as many as it has queries.
     """
 
-    def __init__(self, routes: Sequence[Route], hidden_width: int, adapter_version: str) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        hidden_width: int,
+        adapter_version: str,
+        query_tables: QueryTables = "separate",
+    ) -> None:
         """Raises ValueError when routes of one decoder disagree on its width."""
         super().__init__()
         self.routes = {route.token: route for route in routes}
+        self._table_of = {token: _SHARED if query_tables == "shared" else _key(token) for token in self.routes}
         self.adapter_version = adapter_version
         self.tables = nn.ParameterDict()
         self.heads = nn.ModuleDict()
+        # Each route's first row in ``all_queries``.
         self.first_row: dict[str, int] = {}
+        first_rows: dict[str, int] = {}
         rows = 0
         widths: dict[str, tuple[int, bool]] = {}
         for route in routes:
-            # 0.02 is the scale of the token embeddings beside which the queries stand.
-            self.tables[_key(route.token)] = nn.Parameter(torch.randn(route.queries, hidden_width) * 0.02)
-            self.first_row[route.token] = rows
-            rows += route.queries
+            table = self._table_of[route.token]
+            if table not in first_rows:
+                size = max(other.queries for other in routes if self._table_of[other.token] == table)
+                # 0.02 is the scale of the token embeddings beside which the queries stand.
+                self.tables[table] = nn.Parameter(torch.randn(size, hidden_width) * 0.02)
+                first_rows[table] = rows
+                rows += size
+            self.first_row[route.token] = first_rows[table]
             shape = (route.width, route.pooled)
             if widths.setdefault(route.decoder, shape) != shape:
                 raise ValueError(f"The routes of decoder {route.decoder!r} disagree on its link width or pooling.")
@@ -78,13 +97,13 @@ class SuperLink(nn.Module):
                 self.heads[route.decoder] = ProjectionHead(hidden_width, route.width, route.pooled)
 
     def queries(self, route: str) -> Tensor:
-        """The query table ``[queries, hidden]`` of ``route``."""
-        table: Tensor = self.tables[_key(route)]
-        return table
+        """The queries ``[queries, hidden]`` of ``route``, a view of its table."""
+        table: Tensor = self.tables[self._table_of[route]]
+        return table[: self.routes[route].queries]
 
     def all_queries(self) -> Tensor:
         """Every table, one under the other; ``first_row`` says where each route's starts."""
-        return torch.cat([self.queries(route) for route in self.routes])
+        return torch.cat(list(self.tables.values()))
 
     def project(self, states: Tensor, decoder: str) -> Tensor:
         """Hidden states ``[groups, queries, hidden]`` to link embeddings ``[groups, (queries,) width]``."""

@@ -7,7 +7,9 @@ out beyond their row, where the decoder has never been asked; a squared error ca
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch.nn import functional
 
 from services.mllm.model import Mllm
 from services.trainer.mllm_samples import LanguageBatch
+from services.trainer.referring_rows import Meaning, read_referring, referring_links
 from services.trainer.vocabularies import Vocabulary
 
 # Rows are about 16 apart; this variance makes a link that is halfway between two of them undecided.
@@ -27,20 +30,63 @@ def alignment_term(
     """The sum over decoders of the mean cross-entropy of links against their rows plus half the squared distance.
 
     The distance is a dimension's mean. For the cross-entropy a decoder's rows ``[rows, width]`` are Gaussians of one
-    variance. ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. Links that no row stands
-    for, such as referring expressions, have no say.
+    variance. ``states`` are the hidden states of ``parts``, as ``language_term`` returns them. What stands for
+    referring expressions is no row of the vocabulary and stands beside them; links that nothing stands for have no say.
     """
     term = states[0].new_zeros(())
     for decoder in sorted(mllm.link.heads.keys() & vocabularies.keys()):
         vocabulary = vocabularies[decoder]
-        links, wanted = _known(mllm, parts, states, decoder, vocabulary)
-        if not wanted:
-            continue
-        target = torch.tensor(wanted, device=links.device)
-        distances = torch.cdist(links, vocabulary.rows).square()
-        own = distances.gather(1, target[:, None]).mean() / vocabulary.rows.shape[1]
-        term = term + functional.cross_entropy(-distances / (2 * _VARIANCE), target) + own / 2
+        known = _known(mllm, parts, states, decoder, vocabulary)
+        if known.wanted:
+            term = term + _distance_term(known.links, vocabulary.rows, known.wanted)
+        if known.meanings:
+            # Every expression beside all plain rows and the other expressions of the batch.
+            different = list(dict.fromkeys(known.meanings))
+            rows = torch.cat([vocabulary.rows, referring_links(vocabulary.rows, different)])
+            wanted = [len(vocabulary.rows) + different.index(meaning) for meaning in known.meanings]
+            term = term + _distance_term(known.referring, rows, wanted)
     return term
+
+
+def _distance_term(links: Tensor, rows: Tensor, wanted: Sequence[int]) -> Tensor:
+    """See ``alignment_term``; ``wanted`` is the row that each of ``links`` should be."""
+    target = torch.tensor(wanted, device=links.device)
+    distances = torch.cdist(links, rows).square()
+    own = distances.gather(1, target[:, None]).mean() / rows.shape[1]
+    return functional.cross_entropy(-distances / (2 * _VARIANCE), target) + own / 2
+
+
+class RowsRight:
+    """Counts, decoder by decoder, how many links are nearer to the row that they should be than to any other."""
+
+    def __init__(self, vocabularies: Mapping[str, Vocabulary]) -> None:
+        self._vocabularies = vocabularies
+        self._right: dict[str, list[bool]] = defaultdict(list)
+
+    def add(self, mllm: Mllm, parts: Sequence[LanguageBatch], states: Sequence[Tensor]) -> None:
+        """Look at the links of ``parts``, whose hidden states are ``states``."""
+        for decoder in sorted(mllm.link.heads.keys() & self._vocabularies.keys()):
+            vocabulary = self._vocabularies[decoder]
+            known = _known(mllm, parts, states, decoder, vocabulary)
+            if known.wanted:
+                nearest = torch.cdist(known.links, vocabulary.rows.to(known.links.device)).argmin(dim=1).tolist()
+                self._right[decoder].extend(row == own for row, own in zip(nearest, known.wanted, strict=True))
+
+    def figures(self) -> dict[str, float]:
+        """The share of right links of every decoder that any link led to: "links_detection"."""
+        return {f"links_{decoder}": sum(right) / len(right) for decoder, right in self._right.items()}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Links to one decoder that something in its vocabulary stands for."""
+
+    # [links, width] and the row of each.
+    links: Tensor
+    wanted: list[int]
+    # [links, width] of referring expressions, and the meaning of each.
+    referring: Tensor
+    meanings: list[Meaning]
 
 
 def _known(
@@ -49,9 +95,10 @@ def _known(
     states: Sequence[Tensor],
     decoder: str,
     vocabulary: Vocabulary,
-) -> tuple[Tensor, list[int]]:
-    """The links to ``decoder`` that a row stands for, ``[links, width]``, and these rows."""
-    links, wanted = [], []
+) -> _Known:
+    links, referring = [], []
+    wanted: list[int] = []
+    meanings: list[Meaning] = []
     for part, hidden in zip(parts, states, strict=True):
         projected = mllm.links(hidden, part.groups, decoder)
         for row_links, row, drawings in zip(projected, part.groups, part.drawings, strict=True):
@@ -64,4 +111,8 @@ def _known(
             known = [place for place, row in enumerate(rows) if row >= 0]
             links.append(row_links[known])
             wanted.extend(rows[place] for place in known)
-    return torch.cat(links), wanted
+            found = [(place, read_referring(groups[place].phrase)) for place, row in enumerate(rows) if row < 0]
+            said = [(place, meaning) for place, meaning in found if meaning is not None]
+            referring.append(row_links[[place for place, _ in said]])
+            meanings.extend(meaning for _, meaning in said)
+    return _Known(torch.cat(links), wanted, torch.cat(referring) if referring else links[0][:0], meanings)

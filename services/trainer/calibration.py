@@ -26,7 +26,6 @@ Choice = Callable[[Scene, np.random.Generator], tuple[int, Category]]
 
 # Scenes that calibrate a decoder: apart from training, validation and the fixed evaluation set.
 _FIRST_SEED = 3_000_000_000
-SCENES = 1000
 # Share of scenes that are asked for something that is there; between what questions of presence and of number ask.
 _PRESENT = 0.7
 # Candidates below this logit never decide anything.
@@ -51,9 +50,9 @@ def choose_category(scene: Scene, rng: np.random.Generator) -> tuple[int, Catego
     return CATEGORY_INDEX[category.key], category
 
 
-def calibration_scenes(compose: Callable[[int], Scene]) -> list[Scene]:
-    """Scenes that nothing was trained on; ``compose`` makes one of its seed."""
-    return [compose(_FIRST_SEED + number) for number in range(SCENES)]
+def calibration_scenes(compose: Callable[[int], Scene], count: int) -> list[Scene]:
+    """``count`` scenes that nothing was trained on; ``compose`` makes one of its seed."""
+    return [compose(_FIRST_SEED + number) for number in range(count)]
 
 
 def calibrate(

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
-from services.mllm.extension import load_with_routes
+from services.mllm.extension import load_with_new_link, load_with_routes
 from services.mllm.model import Mllm, MllmOutput, TowerOutput, language_loss
+from services.mllm.super_link import Route
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
-from services.trainer.alignment import alignment_term
+from services.trainer.alignment import RowsRight, alignment_term
 from services.trainer.dense_supervision import GROUND, DenseHead, category_map, word_term
 from services.trainer.distributed import mean_over_ranks
 from services.trainer.mllm_samples import (
@@ -43,7 +44,8 @@ from services.trainer.scenes.conversations import TASK_WEIGHTS, draw_conversatio
 from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.scene import Scene
 from services.trainer.stage import Stage, save_parts
-from services.trainer.vocabularies import load_vocabularies
+from services.trainer.vocabularies import Vocabulary, load_vocabularies
+from superlink.configuration import ConfigurationError
 
 _VOCABULARY = 2048
 _TOKENIZER_TEXTS = 30_000
@@ -52,15 +54,18 @@ LANGUAGE_PARTS = 8
 # Lists and answers with several tools are what is learned last.
 _TASKS = TASK_WEIGHTS | {
     "detect_several": 0.3,
-    "boxes_and_masks": 0.2,
-    "several_tools": 0.4,
-    "refer_back": 0.2,
+    "boxes_and_masks": 0.3,
+    "several_tools": 0.9,
+    "refer_back": 0.4,
+    "compare": 0.14,
+    "count": 0.12,
     "draw": 0.15,
-    "draw_fast": 0.12,
+    "draw_fast": 0.14,
     "edit": 0.15,
-    "edit_fast": 0.12,
-    "pose_places": 0.12,
-    "open": 0.3,
+    "edit_fast": 0.14,
+    "pose_places": 0.14,
+    "talk": 0.03,
+    "open": 0.25,
     "caption": 0.12,
     "count_without_tools": 0.07,
     "presence_without_tools": 0.07,
@@ -124,7 +129,7 @@ class ChatStage(Stage):
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
         """See ``evaluate_words``."""
         samples = [self.prepare(scene, scene.seed) for scene in scenes]
-        return evaluate_words(self.mllm, self.dense, self.tokenizer.phrase_start_id, samples)
+        return evaluate_words(self.mllm, self.dense, self.tokenizer.phrase_start_id, samples, self.vocabularies)
 
     def export(self, folder: Path) -> None:
         """MLLM weights as the service loads them, and the dense head beside them."""
@@ -135,17 +140,56 @@ class ChatStage(Stage):
 def start_mllm(recipe: Recipe) -> tuple[Mllm, MllmTokenizer]:
     """The MLLM of an earlier run, with the routes that it lacks, or a new one with a tokenizer of the recipe's text.
 
-    With ``start_from.stem`` it takes the first stages of that detector's backbone as its convolutional stem.
+    With ``start_from.stem`` it takes the first stages of that detector's backbone as its convolutional stem. Raises
+    ConfigurationError where the earlier run's super link is not the one that the recipe describes.
     """
-    if "mllm" in recipe.start_from:
-        mllm, tokenizer = load_with_routes(recipe.start_from["mllm"], DEFAULT_ROUTES)
+    routes, tables = planned_routes(recipe), recipe.link.query_tables
+    adapter_version = recipe.detector.adapter_version
+    if "mllm" not in recipe.start_from:
+        queries = {route.token: route.queries for route in routes}
+        tokenizer = MllmTokenizer.train(all_texts(recipe.seed, _TOKENIZER_TEXTS), _VOCABULARY, queries)
+        config = MllmConfig.for_tokenizer(
+            tokenizer, adapter_version=adapter_version, routes=routes, query_tables=tables, fold_capitals=True
+        )
+        mllm = Mllm(config)
+    elif recipe.link.begins_anew:
+        mllm, tokenizer = load_with_new_link(recipe.start_from["mllm"], routes, adapter_version, tables)
     else:
-        tokenizer = MllmTokenizer.train(all_texts(recipe.seed, _TOKENIZER_TEXTS), _VOCABULARY)
-        adapter_version = recipe.detector.adapter_version
-        mllm = Mllm(MllmConfig.for_tokenizer(tokenizer, adapter_version=adapter_version, fold_capitals=True))
+        mllm, tokenizer = load_with_routes(recipe.start_from["mllm"], routes)
+        _check_link(mllm.config, recipe)
     if "stem" in recipe.start_from:
         copy_stem(load_file(recipe.start_from["stem"] / "model.safetensors"), mllm)
     return mllm, tokenizer
+
+
+def planned_routes(recipe: Recipe) -> tuple[Route, ...]:
+    """All routes, those of decoders that find things with as many queries as the recipe gives a group of theirs."""
+    queries = {
+        "detection": recipe.detector.queries_per_group,
+        "segmentation": recipe.segmenter.queries_per_group,
+        "pose": recipe.pose.queries_per_group,
+    }
+    return tuple(
+        route.model_copy(update={"queries": queries.get(route.decoder, route.queries)}) for route in DEFAULT_ROUTES
+    )
+
+
+def _check_link(config: MllmConfig, recipe: Recipe) -> None:
+    """The recipe has no say in queries of routes that are not planned, such as those of the diffusion tool."""
+    own = config.queries_by_route
+    differences = [
+        f"{route.token} has {own[route.token]} queries there and {route.queries} here"
+        for route in planned_routes(recipe)
+        if route.pooled and own[route.token] != route.queries
+    ]
+    if config.query_tables != recipe.link.query_tables:
+        differences.append(f"tables are {config.query_tables} there and {recipe.link.query_tables} here")
+    if differences:
+        raise ConfigurationError(
+            f"start_from.mllm: the super link of {recipe.start_from['mllm']} is not the recipe's: "
+            f"{', '.join(differences)}. Describe that one (link.query_tables, queries_per_group of the decoders), or "
+            "set link.begins_anew: true."
+        )
 
 
 def start_dense_head(recipe: Recipe, mllm: Mllm) -> DenseHead:
@@ -261,13 +305,18 @@ def sight_terms(mllm: Mllm, dense: DenseHead, tower: TowerOutput, cells: Tensor,
 
 @torch.no_grad()
 def evaluate_words(
-    mllm: Mllm, dense: DenseHead, phrase_start_id: int, samples: Sequence[ChatSample]
+    mllm: Mllm,
+    dense: DenseHead,
+    phrase_start_id: int,
+    samples: Sequence[ChatSample],
+    vocabularies: Mapping[str, Vocabulary],
 ) -> dict[str, float]:
-    """Share of conversations whose routed phrases are all right when teacher-forced, by task; share of cells right."""
+    """See ``phrase_figures`` and ``RowsRight``; also the share of cells that the tower sees rightly."""
     was_training = mllm.training
     mllm.eval()
     device = mllm.query_start.device
     right: dict[str, list[bool]] = defaultdict(list)
+    rows_right = RowsRight(vocabularies)
     cells_right = cells_total = 0
     for start in range(0, len(samples), 16):
         batch = collate_chat(samples[start : start + 16], mllm.config.pad_token_id)
@@ -278,11 +327,20 @@ def evaluate_words(
         cells_total += int(shown.sum())
         for part in batch.language:
             hidden = read(mllm, part, tower)
+            rows_right.add(mllm, [part], [hidden])
             for task, is_right in phrases_right(mllm, part, hidden, phrase_start_id):
                 right[task].append(is_right)
     mllm.train(was_training)
+    return {"cells": cells_right / max(1, cells_total), **rows_right.figures(), **phrase_figures(right)}
+
+
+def phrase_figures(right: Mapping[str, Sequence[bool]]) -> dict[str, float]:
+    """Share of conversations whose routed phrases are all right when teacher-forced: of all, and by task."""
+    if not right:
+        return {}
+    everything = [result for results in right.values() for result in results]
     by_task = {f"phrases_{task}": float(np.mean(results)) for task, results in sorted(right.items())}
-    return {"cells": cells_right / max(1, cells_total), **by_task}
+    return {"phrases": float(np.mean(everything)), **by_task}
 
 
 def phrases_right(mllm: Mllm, part: LanguageBatch, hidden: Tensor, phrase_start_id: int) -> Iterator[tuple[str, bool]]:

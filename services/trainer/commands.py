@@ -26,6 +26,9 @@ def train(
     stop_after: Annotated[
         int | None, typer.Option(help="Stop after this many steps in all, with a checkpoint.")
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Another seed than the recipe's; the run is then called NAME_seedN.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the last evaluation's figures here.")] = None,
 ) -> None:
     """Train by a recipe; run it again to go on from the newest checkpoint.
@@ -35,10 +38,12 @@ def train(
     Example: superlink train tiny_detector
     """
     if recipe is None:
-        for file in sorted(_RECIPES.glob("*.yaml")):
-            typer.echo(f"{file.stem:20} {_first_comment(file)}")
+        for name, file in _shipped().items():
+            typer.echo(f"{name:24} {_first_comment(file)}")
         return
     plan = load_recipe(find_recipe(recipe))
+    if seed is not None:
+        plan = plan.model_copy(update={"seed": seed, "name": f"{plan.name}_seed{seed}"})
     os.environ.setdefault("OMP_NUM_THREADS", str(plan.threads))
     figures = _run(plan, runs / plan.name, stop_after)
     if json_file:
@@ -50,11 +55,16 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
         return path
-    shipped = _RECIPES / f"{name}.yaml"
-    if not shipped.is_file():
-        known = ", ".join(sorted(file.stem for file in _RECIPES.glob("*.yaml")))
-        raise ConfigurationError(f"No recipe {name!r}. Known recipes: {known}.")
-    return shipped
+    shipped = _shipped()
+    if name not in shipped:
+        raise ConfigurationError(f"No recipe {name!r}. Known recipes: {', '.join(shipped)}.")
+    return shipped[name]
+
+
+def _shipped() -> dict[str, Path]:
+    """The files of the shipped recipes by name: "tiny_detector", "ablations/words"."""
+    files = sorted(_RECIPES.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
+    return {file.relative_to(_RECIPES).with_suffix("").as_posix(): file for file in files}
 
 
 def _first_comment(file: Path) -> str:

@@ -22,6 +22,7 @@ from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.detector_stage import share_targets, start_detector
 from services.trainer.joint_decoder import JointDecoder, LinkCategories, LinkPhrases
 from services.trainer.recipe import Recipe
+from services.trainer.referring_rows import Meaning, choose_referred, referring_links
 from services.trainer.scenes.answers import BOXES
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
@@ -39,7 +40,7 @@ _TASKS = {
     "detect_several": 0.14,
     # A single category that may be absent is the hardest to judge: nothing beside it could be meant instead.
     "detect_absent": 0.1,
-    "refer": 0.14,
+    "refer": 0.2,
     "count": 0.1,
     "presence": 0.14,
     "compare": 0.05,
@@ -53,8 +54,9 @@ class DetectionSample:
     """What the detector learns from a scene."""
 
     pixels: Tensor
-    # Category index of each group that follows those of the conversation.
+    # Category index of each group that follows those of the conversation, and the expressions that follow these.
     beside: list[int]
+    referring: tuple[Meaning, ...]
     cells: tuple[Tensor, ...]
     targets: tuple[Tensor, Tensor]
 
@@ -63,6 +65,7 @@ class DetectionSample:
 class _Batch:
     pixels: Tensor
     beside: list[list[int]]
+    referring: list[tuple[Meaning, ...]]
     cells: tuple[Tensor, ...]
     targets: GroundingTargets
 
@@ -73,7 +76,7 @@ class JointDetection(JointDecoder):
     name = "detection"
 
     def __init__(self, recipe: Recipe) -> None:
-        self.config = recipe.detector
+        self.recipe = recipe
         self.detector, self.dense = start_detector(recipe)
         # Links have learned these rows; they may not move.
         self.detector.vocabulary.requires_grad_(False)
@@ -86,12 +89,16 @@ class JointDetection(JointDecoder):
 
     def prepare(self, scene: Scene, conversation: Conversation) -> DetectionSample:
         """Ask for what the conversation routes and, beside it, for all that this does not mean."""
-        beside = categories_beside(scene, conversation)
-        groups = [*conversation.targets, *(members(scene, CATEGORIES[category]) for category in beside)]
+        others = categories_beside(scene, conversation)
+        referred = choose_referred(scene, set(range(len(CATEGORIES))) - set(others), np.random.default_rng(scene.seed))
+        beside = [category for category in others if category not in referred.categories]
+        asked = (members(scene, CATEGORIES[category]) for category in beside)
+        groups = [*conversation.targets, *asked, *referred.targets]
         return DetectionSample(
             pixels=self.detector.prepare(scene.image).pixels,
             beside=beside,
-            cells=detector_cells(category_map(scene), self.config.image_side),
+            referring=referred.meanings,
+            cells=detector_cells(category_map(scene), self.recipe.detector.image_side),
             targets=image_targets(scene, groups),
         )
 
@@ -100,6 +107,7 @@ class JointDetection(JointDecoder):
         return _Batch(
             pixels=torch.stack([sample.pixels for sample in samples]),
             beside=[sample.beside for sample in samples],
+            referring=[sample.referring for sample in samples],
             cells=tuple(torch.stack(level) for level in zip(*(sample.cells for sample in samples), strict=True)),
             targets=pad_targets([sample.targets for sample in samples]),
         )
@@ -107,7 +115,10 @@ class JointDetection(JointDecoder):
     def losses(self, links: Sequence[Tensor], batch: _Batch) -> dict[str, Tensor]:
         """See ``JointDecoder``."""
         rows = self.detector.vocabulary.weight
-        asked = [torch.cat([link, rows[beside]]) for link, beside in zip(links, batch.beside, strict=True)]
+        asked = [
+            torch.cat([link, rows[beside], referring_links(rows, referring)])
+            for link, beside, referring in zip(links, batch.beside, batch.referring, strict=True)
+        ]
         padded, link_mask = pad_links(asked)
         targets = share_targets(batch.targets, rows.device)
         features = self.detector.encode(batch.pixels.to(rows.device))
@@ -121,7 +132,7 @@ class JointDetection(JointDecoder):
 
     def export(self, folder: Path, link: LinkPhrases, composer: Composer) -> None:
         """See ``JointDecoder``; half precision halves the files and costs no accuracy, services compute in float32."""
-        scenes = calibration_scenes(partial(self.compose, composer))
+        scenes = calibration_scenes(partial(self.compose, composer), self.recipe.calibration_scenes)
         calibrate(self.detector, by_category(link, BOXES), scenes)
         deepcopy(self.detector).half().save(folder)
         save_parts(folder, dense=self.dense)

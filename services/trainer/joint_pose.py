@@ -67,6 +67,7 @@ class JointPose(JointDecoder):
     name = "pose"
 
     def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
         self.pose = start_pose(recipe)
         # Links have learned these rows; they may not move.
         self.pose.vocabulary.requires_grad_(False)
@@ -131,7 +132,7 @@ class JointPose(JointDecoder):
 
     def export(self, folder: Path, link: LinkPhrases, composer: Composer) -> None:
         """See ``JointDecoder``."""
-        scenes = calibration_scenes(partial(self.compose, composer))
+        scenes = calibration_scenes(partial(self.compose, composer), self.recipe.calibration_scenes)
         calibrate(self.pose, by_name(link), scenes, choose_figure)
         deepcopy(self.pose).half().save(folder)
 

@@ -22,6 +22,7 @@ from services.trainer.detector_stage import share_targets
 from services.trainer.joint_decoder import JointDecoder, LinkCategories, LinkPhrases
 from services.trainer.joint_detection import by_category, converse
 from services.trainer.recipe import Recipe
+from services.trainer.referring_rows import Meaning, choose_referred, referring_links
 from services.trainer.scenes.answers import MASKS
 from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.conversation import Conversation, expected_phrases
@@ -32,7 +33,7 @@ from services.trainer.segmentation_evaluation import evaluate_segmenter
 from services.trainer.segmenter_stage import ASKED, image_masks, pad_masks, start_segmenter
 from services.trainer.vocabularies import Vocabulary, segment_row
 
-_TASKS = {"segment": 0.3, "segment_several": 0.3, "segment_referred": 0.2, "segment_region": 0.2}
+_TASKS = {"segment": 0.3, "segment_several": 0.3, "segment_referred": 0.3, "segment_region": 0.2}
 # Share of the scenes on grounds with a name, where the recipe says nothing else.
 _NAMED_GROUNDS = 0.6
 
@@ -40,8 +41,9 @@ _NAMED_GROUNDS = 0.6
 @dataclass(frozen=True)
 class _Sample:
     pixels: Tensor
-    # Rows of the vocabulary of the groups that follow those of the conversation.
+    # Rows of the groups that follow those of the conversation, and the expressions that follow these.
     beside: list[int]
+    referring: tuple[Meaning, ...]
     targets: tuple[Tensor, Tensor]
     # [objects, side, side] bool.
     masks: Tensor
@@ -53,6 +55,7 @@ class _Sample:
 class _Batch:
     pixels: Tensor
     beside: list[list[int]]
+    referring: list[tuple[Meaning, ...]]
     targets: SegmentationTargets
     regions: GroupRegions
 
@@ -63,6 +66,7 @@ class JointSegmentation(JointDecoder):
     name = "segmentation"
 
     def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
         self.segmenter = start_segmenter(recipe)
         self.segmenter.vocabulary.requires_grad_(False)
         self.parts = {"segmenter": self.segmenter}
@@ -86,13 +90,17 @@ class JointSegmentation(JointDecoder):
         everything = with_grounds(scene)
         named = {segment_row(phrase) for phrase in expected_phrases(conversation)}
         meant = {everything.objects[index].category.key for group in conversation.targets for index in group}
-        beside = [row for row, thing in enumerate(ASKED) if row not in named and thing.key not in meant]
-        groups = [*conversation.targets, *(members(everything, ASKED[row]) for row in beside)]
+        others = [row for row, thing in enumerate(ASKED) if row not in named and thing.key not in meant]
+        referred = choose_referred(scene, set(range(len(ASKED))) - set(others), np.random.default_rng(scene.seed))
+        beside = [row for row in others if row not in referred.categories]
+        asked = (members(everything, ASKED[row]) for row in beside)
+        groups = [*conversation.targets, *asked, *referred.targets]
         side = max(scene.height, scene.width)
         marks = (region_points(region_mask(mark.region, scene.height, scene.width)) for mark in conversation.marks)
         return _Sample(
             pixels=self.segmenter.prepare(scene.image).pixels,
             beside=beside,
+            referring=referred.meanings,
             targets=image_targets(everything, groups),
             masks=image_masks(everything, groups, self.segmenter.config.image_side),
             marks=tuple(points.scaled(side) for points in marks),
@@ -103,6 +111,7 @@ class JointSegmentation(JointDecoder):
         return _Batch(
             pixels=torch.stack([sample.pixels for sample in samples]),
             beside=[sample.beside for sample in samples],
+            referring=[sample.referring for sample in samples],
             targets=pad_masks([(sample.targets, sample.masks) for sample in samples]),
             regions=pad_regions([list(enumerate(sample.marks)) for sample in samples]),
         )
@@ -110,7 +119,10 @@ class JointSegmentation(JointDecoder):
     def losses(self, links: Sequence[Tensor], batch: _Batch) -> dict[str, Tensor]:
         """See ``JointDecoder``."""
         rows = self.segmenter.vocabulary.weight
-        asked = [torch.cat([link, rows[beside]]) for link, beside in zip(links, batch.beside, strict=True)]
+        asked = [
+            torch.cat([link, rows[beside], referring_links(rows, referring)])
+            for link, beside, referring in zip(links, batch.beside, batch.referring, strict=True)
+        ]
         padded, link_mask = pad_links(asked)
         targets = share_targets(batch.targets, rows.device)
         features = self.segmenter.encode(batch.pixels.to(rows.device))
@@ -123,7 +135,7 @@ class JointSegmentation(JointDecoder):
 
     def export(self, folder: Path, link: LinkPhrases, composer: Composer) -> None:
         """See ``JointDecoder``."""
-        scenes = calibration_scenes(partial(self.compose, composer))
+        scenes = calibration_scenes(partial(self.compose, composer), self.recipe.calibration_scenes)
         calibrate(self.segmenter, by_category(link, MASKS), scenes)
         deepcopy(self.segmenter).half().save(folder)
 

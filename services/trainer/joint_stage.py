@@ -159,7 +159,7 @@ class JointStage(Stage):
 
     @torch.no_grad()
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
-        """Every decoder through links of the fast path, and the words.
+        """Every decoder through links of the fast path, and the words and links of conversations.
 
         Of ``scenes`` the seeds alone count: each decoder composes subjects of its own. The words are judged on one
         subject a seed, the decoders' by turns.
@@ -175,7 +175,8 @@ class JointStage(Stage):
             for number in range(turn, len(scenes), len(self.decoders)):
                 samples.append(self._sample(decoder, subjects[number], scenes[number].seed).chat)
         self.model.train(was_training)
-        return figures | evaluate_words(self.mllm, self.dense, self.tokenizer.phrase_start_id, samples)
+        words = evaluate_words(self.mllm, self.dense, self.tokenizer.phrase_start_id, samples, self.vocabularies)
+        return figures | words
 
     def export(self, folder: Path) -> None:
         """A folder a service, with what a later run needs to go on from there.

@@ -101,7 +101,8 @@ class PoseStage(Stage):
     def export(self, folder: Path) -> None:
         """Weights as the service loads them, with scores that are probabilities of figures."""
         rows, composer = self.pose.vocabulary.weight, make_composer(self.recipe.data)
-        calibrate(self.pose, lambda _, names: rows[names], calibration_scenes(composer.compose), choose_figure)
+        scenes = calibration_scenes(composer.compose, self.recipe.calibration_scenes)
+        calibrate(self.pose, lambda _, names: rows[names], scenes, choose_figure)
         self.pose.save(folder)
 
 

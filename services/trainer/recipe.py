@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from services.detection.configuration import DetectorConfig
 from services.diffusion.configuration import DiffusionConfig
+from services.mllm.super_link import QueryTables
 from services.pose.configuration import PoseConfig
 from services.segmentation.configuration import SegmenterConfig
 from superlink.configuration import Section, load_yaml
@@ -66,6 +67,14 @@ class Checkpoints(Section):
     every_steps: PositiveInt = 250
 
 
+class Link(Section):
+    """The super link. How many queries a group has is said with its decoder: ``detector.queries_per_group``."""
+
+    query_tables: QueryTables = "separate"
+    # Leave query tables and projection heads of ``start_from.mllm`` behind; new ones begin at random.
+    begins_anew: bool = False
+
+
 class Recipe(Section):
     """One training run."""
 
@@ -82,6 +91,9 @@ class Recipe(Section):
     data: Data = Data()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
+    # Scenes on which a run of the joint or the pose stage calibrates its decoders at its end.
+    calibration_scenes: PositiveInt = 1000
+    link: Link = Link()
     detector: DetectorConfig = DetectorConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
     pose: PoseConfig = PoseConfig()

@@ -15,8 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.trainer.alignment import alignment_term
-from services.trainer.chat_stage import LANGUAGE_PARTS, language_term, phrases_right, read, start_mllm
+from services.trainer.alignment import RowsRight, alignment_term
+from services.trainer.chat_stage import (
+    LANGUAGE_PARTS,
+    language_term,
+    phrase_figures,
+    phrases_right,
+    read,
+    start_mllm,
+)
 from services.trainer.mllm_samples import LanguageBatch, RenderedConversation, render_conversation, split_by_length
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.composer import Composer
@@ -91,16 +98,18 @@ class WordsStage(Stage):
 
     @torch.no_grad()
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
-        """Share of conversations whose routed phrases are all right when teacher-forced, by task."""
+        """See ``phrase_figures`` and ``RowsRight``."""
         was_training = self.mllm.training
         self.mllm.eval()
         right: dict[str, list[bool]] = defaultdict(list)
+        rows_right = RowsRight(self.vocabularies)
         for part in self.collate([self.prepare(scene, scene.seed) for scene in scenes]):
             hidden = read(self.mllm, part, None)
+            rows_right.add(self.mllm, [part], [hidden])
             for task, is_right in phrases_right(self.mllm, part, hidden, self.tokenizer.phrase_start_id):
                 right[task].append(is_right)
         self.mllm.train(was_training)
-        return {f"phrases_{task}": float(np.mean(results)) for task, results in sorted(right.items())}
+        return {**rows_right.figures(), **phrase_figures(right)}
 
     def export(self, folder: Path) -> None:
         """MLLM weights as later stages and the service load them."""

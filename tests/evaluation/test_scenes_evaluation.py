@@ -15,7 +15,7 @@ from services.evaluation.latency import measure_latency
 from services.evaluation.scenes_evaluation import evaluate_scenes, write_failures
 from services.evaluation.scenes_set import SceneSet
 from superlink.client import Client
-from superlink.rest import GatewayUnreachable
+from superlink.client_errors import GatewayUnreachable
 from tests.evaluation.oracle_gateway import Oracle, serve
 from tests.trainer.conftest import draw_sprites
 

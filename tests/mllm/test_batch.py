@@ -136,7 +136,9 @@ def test_links_written_alone_equal_teacher_forced_ones(model: Mllm, tokenizer: M
     assert log.finish(row).reason is FinishReason.STOP
 
 
-def test_links_in_a_mixed_batch_equal_teacher_forced_ones(model: Mllm, tokenizer: MllmTokenizer) -> None:
+@pytest.mark.parametrize("tables", ["separate", "shared"])
+def test_links_in_a_mixed_batch_equal_teacher_forced_ones(tokenizer: MllmTokenizer, tables: str) -> None:
+    model = build_model(tokenizer, query_tables=tables)
     batch, log = ScriptedBatch(model, tokenizer, 4), Log()
     rows: dict[int, Row] = {}
     with torch.inference_mode():

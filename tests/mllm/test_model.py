@@ -189,7 +189,7 @@ def test_gradients_of_a_decoder_reach_language_model_queries_and_tower(tokenizer
     hidden = model(ids, torch.ones_like(ids), model.encode_images(image())[0]).hidden
     model.links(hidden, [rendered.groups], "detection")[0].square().sum().backward()
     for parameter in (
-        model.link.queries("[DET]"),
+        model.link.tables["det"],
         model.internvl.model.language_model.layers[0].mlp.up_proj.weight,
         model.internvl.model.vision_tower.embeddings.patch_embeddings.stem.stem[0].weight,
     ):

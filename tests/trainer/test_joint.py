@@ -52,6 +52,7 @@ def recipe(stage: str, sprites: Path, **fields: Any) -> Recipe:
         threads=1,
         schedule=Schedule(steps=1, batch_size=3, learning_rate=1e-3),
         data=Data(sprites=sprites, workers=0, largest_side=160),
+        calibration_scenes=4,
         detector=SMALL,
         segmenter=SegmenterConfig(**sizes, mask_width=8, mask_points=32),
         pose=PoseConfig(**sizes, instances=4, keypoint_layers=1),
@@ -82,7 +83,7 @@ def test_detection_gradients_flow_through_the_link_into_the_language_model(
     joint.model.zero_grad()
     detection.backward()
 
-    query_table = joint.mllm.link.queries("[DET]")
+    query_table = joint.mllm.link.tables["det"]
     first_layer = joint.mllm.internvl.model.language_model.layers[0].self_attn.q_proj.weight
     assert query_table.grad is not None
     assert float(query_table.grad.abs().sum()) > 0
@@ -117,7 +118,8 @@ def test_the_detector_is_asked_for_nothing_twice(joint: JointStage, composer: Co
         scene = composer.compose(seed)
         sample = joint.prepare(scene, seed)
         named = [category_of(group.phrase) for group in sample.chat.conversations[0].rendered.groups]
-        asked = [category for category in named if category >= 0] + sample.task.beside
+        referred = [meaning.category for meaning in sample.task.referring]
+        asked = [category for category in named if category >= 0] + sample.task.beside + referred
         assert len(asked) == len(set(asked))
         if -1 not in named:
             assert len(asked) == len(CATEGORIES)
@@ -126,10 +128,7 @@ def test_the_detector_is_asked_for_nothing_twice(joint: JointStage, composer: Co
             assert boxes == len(members(scene, CATEGORIES[category]))
 
 
-def test_exported_folders_load_as_the_services_load_them(
-    joint: JointStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.trainer.calibration.SCENES", 4)
+def test_exported_folders_load_as_the_services_load_them(joint: JointStage, tmp_path: Path) -> None:
     joint.export(tmp_path)
 
     mllm, tokenizer = Mllm.load(tmp_path / "mllm")
@@ -139,10 +138,7 @@ def test_exported_folders_load_as_the_services_load_them(
     assert (tmp_path / "detection" / "model.safetensors").is_file()
 
 
-def test_a_later_run_goes_on_from_an_export(
-    joint: JointStage, sprite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.trainer.calibration.SCENES", 4)
+def test_a_later_run_goes_on_from_an_export(joint: JointStage, sprite_file: Path, tmp_path: Path) -> None:
     joint.export(tmp_path)
     start_from = {"mllm": tmp_path / "mllm", "detector": tmp_path / "detection"}
 

@@ -253,10 +253,7 @@ def test_all_decoders_are_judged_and_exported_as_the_services_load_them(
     sprite_file: Path,
     parts: dict[str, Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("services.trainer.calibration.SCENES", 4)
-
     figures = all_decoders.evaluate([composer.compose(seed) for seed in range(4)])
     all_decoders.export(tmp_path)
 

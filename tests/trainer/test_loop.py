@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 from torch import nn
+from typer.testing import CliRunner
 
 from services.detection.configuration import DetectorConfig
 from services.trainer.checkpoint import CheckpointError, newest_checkpoint
+from services.trainer.commands import find_recipe
+from services.trainer.commands import train as train_command
 from services.trainer.detector_stage import DetectorStage
 from services.trainer.loop import learning_rate, make_optimiser, train
 from services.trainer.recipe import Checkpoints, Data, Evaluation, Recipe, Schedule, load_recipe
 from superlink.configuration import ConfigurationError
 
 RECIPES = Path(__file__).resolve().parents[2] / "services" / "trainer" / "recipes"
+SHIPPED = sorted(file.relative_to(RECIPES).with_suffix("").as_posix() for file in RECIPES.rglob("*.yaml"))
 
 
 def small_recipe(sprites: Path, name: str = "small", **schedule: object) -> Recipe:
@@ -103,9 +108,29 @@ def test_the_schedule_warms_up_and_ends_at_its_share() -> None:
     assert learning_rate(100, schedule) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_shipped_recipes_are_valid(file: Path) -> None:
-    assert load_recipe(file).name == file.stem
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_are_valid(name: str) -> None:
+    assert load_recipe(find_recipe(name)).name == name
+
+
+def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"tiny_detector, .*ablations/queries_4"):
+        find_recipe("tiny_detecto")
+
+
+def test_another_seed_is_another_run(tmp_path: Path, sprite_file: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(small_recipe(sprite_file, steps=1).model_dump_json(), encoding="utf-8")
+    app = typer.Typer()
+    app.command()(train_command)
+
+    for options in ([], ["--seed", "3"]):
+        result = CliRunner().invoke(app, [str(file), "--runs", str(tmp_path), *options])
+        assert result.exit_code == 0, result.output
+
+    first, other = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("small", "small_seed3"))
+    assert first.keys() == other.keys()
+    assert not torch.equal(first["query_content.weight"], other["query_content.weight"])
 
 
 def test_a_wrong_recipe_key_is_named_with_the_nearest_right_one(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def stage(sprite_file: Path, tmp_path_factory: pytest.TempPathFactory) -> PoseSt
             threads=1,
             schedule=Schedule(steps=1, batch_size=2, learning_rate=1e-3),
             frozen=("pose.vocabulary",),
+            calibration_scenes=4,
             data=Data(sprites=sprite_file, workers=0, largest_side=160, most_figures=3),
             pose=PoseConfig(**SIZES, instances=6, keypoint_layers=2),
             start_from={"detector": folder / "detector", "vocabulary": folder / "rows"},
@@ -128,9 +129,8 @@ def test_a_perfect_prediction_has_full_average_precision_and_a_bad_one_none(figu
 
 
 def test_a_step_teaches_keypoints_and_keeps_the_rows(
-    stage: PoseStage, figure_composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: PoseStage, figure_composer: Composer, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("services.trainer.calibration.SCENES", 4)
     stage.model.train()
     stage.model.get_submodule("pose.vocabulary").requires_grad_(False)
     scenes = [figure_composer.compose(seed) for seed in range(3)]
