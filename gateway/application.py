@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from fastapi import FastAPI, Request
+from redis.asyncio import Redis
 from starlette.responses import Response
 
 from gateway import chat, detect, drawing, probes
+from gateway.access import Access
 from gateway.deployment import Deployment, deployment_of
 from gateway.disconnects import ClientLeft
-from gateway.documentation import document_extra_models
+from gateway.documentation import document_the_rest
+from gateway.idempotency import Idempotency, KeptAnswers
+from gateway.image_urls import ImageFetcher, Resolver, SystemResolver
+from gateway.limits import Limits
+from gateway.mcp_endpoint import McpEndpoint
 from gateway.metrics import Metrics
 from gateway.middleware import CLIENT_LEFT, BodyLimit, RequestMiddleware
 from gateway.orchestrator_client import OrchestratorClient
+from gateway.playground.pages import playground_router
 from gateway.problems import add_problem_handlers
+from superlink.api_keys import ApiKeys
 from superlink.channels import open_channel
-from superlink.profile import Profile
+from superlink.configuration import ConfigurationError
+from superlink.profile import GatewaySettings, Profile
+from superlink.redis_connection import URL_VARIABLE, connect, redis_url_of
 
 DESCRIPTION = """Ask about images. The model answers in text and calls vision tools for what the answer needs; what the
 tools find is tied to the words that asked for it. All failures are problem documents (RFC 9457)."""
 
 
-def create_application(profile: Profile) -> FastAPI:
-    """An application that talks to the orchestrator of ``profile``; the channel is opened when it starts."""
+def create_application(profile: Profile, resolve: Resolver | None = None) -> FastAPI:
+    """An application that talks to the orchestrator of ``profile``; the channel is opened when it starts.
+
+    ``resolve`` looks up the hosts of images; None: as this machine does. Raises ConfigurationError when the profile
+    needs a Redis and none is named.
+    """
     metrics = Metrics()
+    redis = _redis_of(profile.gateway)
+    agents = McpEndpoint(profile.gateway)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
-        async with open_channel(profile.orchestrator.address) as channel:
-            application.state.deployment = Deployment(profile, OrchestratorClient(channel), metrics)
+        fetcher = ImageFetcher(profile.gateway.image_urls, profile.images, resolve or SystemResolver())
+        async with open_channel(profile.orchestrator.address) as channel, aclosing(fetcher), agents.running():
+            orchestrator = OrchestratorClient(channel)
+            application.state.deployment = Deployment(profile, orchestrator, metrics, fetcher, redis)
             yield
+        if redis is not None:
+            await redis.aclose()
 
     application = FastAPI(
         title="Superlink",
@@ -40,14 +60,33 @@ def create_application(profile: Profile) -> FastAPI:
         lifespan=lifespan,
     )
     # The one added last is the outermost.
+    if redis is not None:
+        answers = KeptAnswers(redis, profile.gateway.idempotency_keep_s)
+        application.add_middleware(Idempotency, answers=answers, settings=profile.gateway)
+        keys = profile.gateway.keys
+        if keys.required:
+            application.add_middleware(
+                Access, keys=ApiKeys(redis), limits=Limits(redis), defaults=keys.limits, metrics=metrics
+            )
     application.add_middleware(BodyLimit, max_body_bytes=profile.gateway.max_body_bytes)
     application.add_middleware(RequestMiddleware, metrics=metrics)
     add_problem_handlers(application)
     application.add_exception_handler(ClientLeft, _on_client_left)
-    for room in (chat, detect, drawing, probes):
+    for room in (chat, detect, drawing, probes, agents):
         application.include_router(room.router)
-    document_extra_models(application)
+    application.include_router(playground_router())
+    document_the_rest(application, needs_keys=profile.gateway.keys.required, keeps_answers=redis is not None)
     return application
+
+
+def _redis_of(settings: GatewaySettings) -> Redis | None:
+    url = redis_url_of(settings)
+    if not url and settings.keys.required:
+        raise ConfigurationError(
+            "gateway.keys.required: API keys and their limits are kept in Redis, and none is named. Set "
+            f"gateway.redis_url in the profile or {URL_VARIABLE} in the environment, like redis://127.0.0.1:6379/0."
+        )
+    return connect(url) if url else None
 
 
 async def _on_client_left(request: Request, error: Exception) -> Response:  # noqa: ARG001

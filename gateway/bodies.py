@@ -10,6 +10,7 @@ import grpc
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.types import Message, Receive
 
 from gateway.problems import invalid_request
 from superlink.errors import SuperlinkError, invalid_argument
@@ -69,6 +70,20 @@ async def read_body(request: Request, timeout_s: float) -> bytes:
             return await request.body()
     except TimeoutError as error:
         raise _too_slow() from error
+
+
+def body_again(body: bytes, receive: Receive) -> Receive:
+    """``receive`` that begins with a body that has been read."""
+    unread = True
+
+    async def receive_again() -> Message:
+        nonlocal unread
+        if unread:
+            unread = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return receive_again
 
 
 async def read_form(request: Request, settings: GatewaySettings, max_files: int, timeout_s: float) -> Form:

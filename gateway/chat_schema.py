@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.drawing_schema import DrawingOptions
+from gateway.log_probabilities import LogProbabilities
 from gateway.regions import RegionMark
+from gateway.response_formats import ResponseFormat
 from gateway.results import ImageSize, ObservationResult, TimingEntry, ToolCallResult, Usage
+from gateway.tool_call_schema import FunctionTool, StandardToolCall, StandardToolCallDelta
 
 
 class TextPart(BaseModel):
@@ -19,9 +22,12 @@ class TextPart(BaseModel):
 
 
 class ImageUrl(BaseModel):
-    """Where the image is: always a data URL."""
+    """Where the image is."""
 
-    url: str = Field(examples=["data:image/png;base64,iVBORw0KGgo…"])
+    url: str = Field(
+        description="A data URL or, where the deployment fetches images, an http or https address.",
+        examples=["data:image/png;base64,iVBORw0KGgo…", "https://example.com/scene.png"],
+    )
     detail: str | None = Field(default=None, description="Accepted and ignored.")
 
 
@@ -50,17 +56,24 @@ class AnswerExtension(BaseModel):
     rounds: int | None = Field(default=None, description="How often the model read observations and went on.")
     timings: list[TimingEntry] | None = None
     image: ImageSize | None = Field(default=None, description="Upright size of the image that the tools looked at.")
+    draft: str | None = Field(
+        default=None,
+        exclude_if=lambda draft: draft is None,
+        description="Of structured answers: what the model wrote first. Spans and positions count in it.",
+    )
 
 
 class ChatMessage(BaseModel):
-    """One message. An assistant message that came from here may be sent back with its ``superlink`` field."""
+    """One message. An assistant message that came from here may be sent back with every field that it has."""
 
     # Clients send answers back with every field that they came with.
     model_config = ConfigDict(extra="ignore")
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
     superlink: AnswerExtension | None = None
+    tool_calls: list[StandardToolCall] | None = Field(default=None, description="Of assistants.")
+    tool_call_id: str | None = Field(default=None, description="Of tools: the call that the content is the result of.")
 
 
 class StreamOptions(BaseModel):
@@ -97,26 +110,41 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2, description="Unset: 0, the most likely answer.")
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
-    n: int | None = None
+    n: int | None = Field(default=None, description="Only 1.")
+    response_format: ResponseFormat | None = None
+    tools: list[FunctionTool] | None = Field(
+        default=None, description="Tools of the deployment whose calls are left to the client; see docs/api.md."
+    )
+    tool_choice: Any = Field(default=None, description="Only `auto` and `none`.")
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     superlink: AnswerOptions = AnswerOptions()
     user: str | None = Field(default=None, description="Accepted and ignored.")
+    safety_identifier: str | None = Field(default=None, description="Accepted and ignored.")
     metadata: dict[str, Any] | None = Field(default=None, description="Accepted and ignored.")
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = Field(default=None, description="Accepted and ignored.")
-    response_format: dict[str, Any] | None = None
-    store: bool | None = None
     service_tier: str | None = Field(default=None, description="Accepted and ignored.")
+    prompt_cache_key: str | None = Field(default=None, description="Accepted and ignored.")
+    prompt_cache_retention: str | None = Field(default=None, description="Accepted and ignored.")
+    prompt_cache_options: dict[str, Any] | None = Field(default=None, description="Accepted and ignored.")
+    prediction: dict[str, Any] | None = Field(default=None, description="Accepted and ignored.")
+    reasoning_effort: str | None = Field(default=None, description="Accepted and ignored.")
+    verbosity: str | None = Field(default=None, description="Accepted and ignored.")
+    frequency_penalty: float | None = Field(default=None, description="Only 0.")
+    presence_penalty: float | None = Field(default=None, description="Only 0.")
+    logit_bias: dict[str, float] | None = Field(default=None, description="Only empty.")
+    parallel_tool_calls: bool | None = Field(default=None, description="With `tools` only true.")
+    store: bool | None = Field(default=None, description="Only false.")
+    modalities: list[str] | None = Field(default=None, description="Only `text`.")
+    audio: Any = Field(default=None, description="Refused.")
+    web_search_options: Any = Field(default=None, description="Refused.")
+    moderation: Any = Field(default=None, description="Refused.")
+    functions: list[Any] | None = Field(default=None, description="Refused; see `tools`.")
+    function_call: Any = Field(default=None, description="Refused; see `tools`.")
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class AssistantMessage(BaseModel):
@@ -125,6 +153,9 @@ class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
+    tool_calls: list[StandardToolCall] | None = Field(
+        default=None, exclude_if=lambda calls: calls is None, description="Where the request offered `tools`."
+    )
     superlink: AnswerExtension
 
 
@@ -133,7 +164,7 @@ class Choice(BaseModel):
 
     index: Literal[0] = 0
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: LogProbabilities | None = None
     finish_reason: FinishReason
 
 
@@ -149,10 +180,14 @@ class ChatCompletion(BaseModel):
 
 
 class Delta(BaseModel):
-    """What a chunk adds. Entries of ``superlink.tool_calls`` replace earlier ones with the same id."""
+    """What a chunk adds. Entries of ``superlink.tool_calls`` replace earlier ones with the same id.
+
+    ``superlink.draft`` is more of the draft.
+    """
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[StandardToolCallDelta] | None = None
     superlink: AnswerExtension | None = None
 
 
@@ -161,6 +196,7 @@ class ChunkChoice(BaseModel):
 
     index: Literal[0] = 0
     delta: Delta
+    logprobs: LogProbabilities | None = None
     finish_reason: FinishReason | None = None
 
 

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-from gateway.bodies import media_type_of, parse, read_body, read_form, timeout_of
+from gateway.bodies import media_type_of, parse, read_body, read_form
+from gateway.calls import Call, call_of
 from gateway.deployment import Deployment, deployment_of
 from gateway.detect_schema import (
     CategoryDetection,
@@ -25,10 +26,10 @@ from gateway.detect_schema import (
 )
 from gateway.disconnects import unless_client_leaves
 from gateway.documentation import detect_documentation, pose_documentation, segment_documentation
-from gateway.images import ReceivedImage, receive_data_url, receive_image
-from gateway.problems import invalid_request, request_id_of
+from gateway.images import ReceivedImage, receive_address, receive_image
+from gateway.problems import invalid_request
 from gateway.regions import region_message
-from gateway.results import ImageSize, detection_of, timings_of, usage_of
+from gateway.results import ImageSize, bones_of, detection_of, timings_of, usage_of
 from gateway.server_timing import add_gateway_timings, server_timing
 from superlink.errors import invalid_argument
 from superlink.profile import GatewaySettings
@@ -38,7 +39,7 @@ router = APIRouter()
 
 
 @dataclass(frozen=True)
-class _Task:
+class FindTask:
     """One of the fast path's routes."""
 
     tool: str
@@ -46,9 +47,9 @@ class _Task:
     body: type[DetectRequest] | type[SegmentRequest] | type[PoseRequest]
 
 
-_DETECTION = _Task("detection", DetectOptions, DetectRequest)
-_SEGMENTATION = _Task("segmentation", SegmentOptions, SegmentRequest)
-_POSE = _Task("pose", PoseOptions, PoseRequest)
+DETECTION = FindTask("detection", DetectOptions, DetectRequest)
+SEGMENTATION = FindTask("segmentation", SegmentOptions, SegmentRequest)
+POSE = FindTask("pose", PoseOptions, PoseRequest)
 # Options that may be repeated as form fields and query parameters.
 _LISTS = ("categories", "keypoints")
 
@@ -56,7 +57,7 @@ _LISTS = ("categories", "keypoints")
 @router.post("/v1/detect", response_model=DetectResponse, summary="Detect known categories", **detect_documentation())
 async def detect(request: Request) -> Response:
     """Look for a list of categories, or for one phrase, in an image."""
-    return await _find(request, _DETECTION)
+    return await _find(request, DETECTION)
 
 
 @router.post(
@@ -64,19 +65,36 @@ async def detect(request: Request) -> Response:
 )
 async def segment(request: Request) -> Response:
     """Look for a list of categories, or for one phrase, in an image, and cut them out."""
-    return await _find(request, _SEGMENTATION)
+    return await _find(request, SEGMENTATION)
 
 
 @router.post("/v1/pose", response_model=DetectResponse, summary="Keypoints of known things", **pose_documentation())
 async def pose(request: Request) -> Response:
     """Look for a list of things, or for one phrase, in an image, and say where their keypoints are."""
-    return await _find(request, _POSE)
+    return await _find(request, POSE)
 
 
-async def _find(request: Request, task: _Task) -> Response:
+async def _find(request: Request, task: FindTask) -> Response:
     deployment = deployment_of(request)
-    timeout_s = timeout_of(request, deployment.profile.gateway)
-    image, options, asked_model = await _read(request, task, deployment, timeout_s)
+    call = call_of(request, deployment.profile.gateway)
+    image, options, asked_model = await _read(request, task, deployment, call)
+    response = await unless_client_leaves(request, find(deployment, call, task, image, options, asked_model))
+    headers = {"server-timing": server_timing(response.timings)}
+    return JSONResponse(response.model_dump(), headers=headers)
+
+
+async def find(
+    deployment: Deployment,
+    call: Call,
+    task: FindTask,
+    image: ReceivedImage,
+    options: DetectOptions,
+    asked_model: str | None,
+) -> DetectResponse:
+    """What the tool of ``task`` finds in ``image``.
+
+    Raises SuperlinkError where the request asks for what this API does not do, exceeds a limit, or a service fails.
+    """
     phrases = options.phrases()
     keypoints = options.keypoint_names() if isinstance(options, PoseOptions) else []
     marks = options.regions if isinstance(options, SegmentOptions) else []
@@ -85,7 +103,7 @@ async def _find(request: Request, task: _Task) -> Response:
         _check_phrases(phrases, keypoints, deployment.profile.gateway)
     model = await deployment.orchestrator.served_model(asked_model)
     message = orchestrator_pb2.DetectRequest(
-        request_id=request_id_of(request),
+        request_id=call.request_id,
         image=image.message,
         phrases=phrases,
         options=decoder_pb2.DetectionOptions(
@@ -98,23 +116,21 @@ async def _find(request: Request, task: _Task) -> Response:
         keypoints=keypoints,
     )
     asked = time.perf_counter()
-    left_s = timeout_s - (asked - request.state.started)
-    found = await unless_client_leaves(request, deployment.orchestrator.detect(message, max(left_s, 0.001)))
+    found = await deployment.orchestrator.detect(message, call.left_s())
     names = [*phrases, *(f"region {number + 1}" for number in range(len(regions)))]
     response = _response(model, names, found)
-    add_gateway_timings(response.timings, request.state.started, asked)
-    headers = {"server-timing": server_timing(response.timings)}
-    return JSONResponse(response.model_dump(), headers=headers)
+    add_gateway_timings(response.timings, call.started, asked)
+    return response
 
 
 async def _read(
-    request: Request, task: _Task, deployment: Deployment, timeout_s: float
+    request: Request, task: FindTask, deployment: Deployment, call: Call
 ) -> tuple[ReceivedImage, DetectOptions, str | None]:
     """The image, the options and the model that the request names, from any of the three kinds of body."""
     limits = deployment.profile.images
     media_type = media_type_of(request)
     if media_type == "multipart/form-data":
-        form = await read_form(request, deployment.profile.gateway, 1, timeout_s)
+        form = await read_form(request, deployment.profile.gateway, 1, call.timeout_s)
         if len(form.files) != 1:
             raise invalid_argument("image_missing", "A multipart body needs one image file in the field 'image'.")
         return receive_image(form.files[0], limits), *_options(task, form.fields)
@@ -122,12 +138,13 @@ async def _read(
         parameters: dict[str, list[str]] = {}
         for name, value in request.query_params.multi_items():
             parameters.setdefault(name, []).append(value)
-        return receive_image(await read_body(request, timeout_s), limits), *_options(task, parameters)
-    document = parse(task.body, await read_body(request, timeout_s))
-    return receive_data_url(document.image, limits), document, document.model
+        return receive_image(await read_body(request, call.timeout_s), limits), *_options(task, parameters)
+    document = parse(task.body, await read_body(request, call.timeout_s))
+    fetched = await unless_client_leaves(request, deployment.fetcher.fetch([document.image], call.left_s()))
+    return receive_address(document.image, limits, fetched), document, document.model
 
 
-def _options(task: _Task, fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
+def _options(task: FindTask, fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
     """Options from form fields or query parameters; lists may repeat, the others not."""
     values: dict[str, Any] = {}
     for name, given in fields.items():
@@ -174,7 +191,7 @@ def _response(model: str, phrases: list[str], found: orchestrator_pb2.DetectResp
                 phrase=phrase,
                 found=index in presence and presence[index].found,
                 score=round(presence[index].score, 5) if index in presence else 0.0,
-                bones=_bones(found.skeletons[index]) if index < len(found.skeletons) else None,
+                bones=bones_of(found.skeletons[index]) if index < len(found.skeletons) else None,
             )
             for index, phrase in enumerate(phrases)
         ],
@@ -187,7 +204,3 @@ def _response(model: str, phrases: list[str], found: orchestrator_pb2.DetectResp
         usage=usage_of(found.usage),
         timings=timings_of(found.timings),
     )
-
-
-def _bones(skeleton: decoder_pb2.Skeleton) -> list[tuple[str, str]]:
-    return [(skeleton.keypoints[bone.first], skeleton.keypoints[bone.second]) for bone in skeleton.bones]

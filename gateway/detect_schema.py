@@ -85,7 +85,10 @@ def _listed(given: list[str] | str | None) -> list[str]:
 class ImageBody(BaseModel):
     """The image of a JSON body."""
 
-    image: str = Field(description="The image as a data URL.", examples=["data:image/jpeg;base64,/9j/4AAQ…"])
+    image: str = Field(
+        description="The image as a data URL or, where the deployment fetches images, its http or https address.",
+        examples=["data:image/jpeg;base64,/9j/4AAQ…", "https://example.com/scene.jpg"],
+    )
     model: str | None = Field(default=None, description="Unset: the served model.")
 
 

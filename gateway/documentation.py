@@ -9,16 +9,21 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway.access import OPEN_PATHS
 from gateway.chat_schema import ChatCompletionChunk, ChatRequest
 from gateway.detect_schema import DetectOptions, DetectRequest, PoseOptions, PoseRequest, SegmentOptions, SegmentRequest
 from gateway.drawing_schema import CompletedImage, DrawingProgress, EditRequest, GenerationOptions, GenerationRequest
+from gateway.idempotency import HEADER, REPLAYED_HEADER
 from gateway.problems import Problem
+from gateway.tool_call_schema import CallArguments, ReturnedResult
 
 _REFERENCE = "#/components/schemas/{model}"
 # Models that no signature names.
 _EXTRA_MODELS: tuple[type[BaseModel], ...] = (
     ChatRequest,
     ChatCompletionChunk,
+    CallArguments,
+    ReturnedResult,
     DetectOptions,
     DetectRequest,
     SegmentOptions,
@@ -38,10 +43,30 @@ _PROBLEMS = {
     404: "Unknown model.",
     413: "The body or the image is too large.",
     415: "Not a JPEG, PNG or WebP file.",
-    429: "A queue is full; try again after the given time.",
+    429: "A queue is full, or the API key is at one of its limits; try again after the given time.",
     501: "No such tool is deployed.",
     503: "A service is not reachable or not ready.",
     504: "The request ran out of time.",
+}
+
+# Of requests that need an API key.
+_KEY_PROBLEMS = {
+    401: "The API key is missing, unknown or revoked.",
+    429: "The API key is at one of its limits; try again after the given time.",
+    503: "The store of API keys does not answer; try again.",
+}
+# Of requests that carry an idempotency key.
+_IDEMPOTENCY_PROBLEMS = {
+    409: "The request with this idempotency key is still being answered.",
+    422: "The idempotency key came with a different request before.",
+}
+_IDEMPOTENCY_PARAMETER = {
+    "name": HEADER.title(),
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "Of one's own making. A repetition with the same key gets the same answer, and the header "
+    f"`{REPLAYED_HEADER}: true` with it; nothing is done twice. Streams are not kept.",
 }
 
 _IMAGE_URL = "data:image/png;base64,iVBORw0KGgo…"
@@ -66,11 +91,7 @@ _POSE_EXAMPLE = {"image": _IMAGE_URL, "categories": ["person"], "keypoints": ["n
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that may answer with these problems."""
-    schema = {"$ref": _REFERENCE.format(model="Problem")}
-    return {
-        status: {"description": _PROBLEMS[status], "content": {"application/problem+json": {"schema": schema}}}
-        for status in statuses
-    }
+    return {status: _problem(_PROBLEMS[status]) for status in statuses}
 
 
 def chat_documentation() -> dict[str, Any]:
@@ -171,8 +192,11 @@ def _fast_path(options: type[BaseModel], body: type[BaseModel], example: dict[st
     }
 
 
-def document_extra_models(application: FastAPI) -> None:
-    """Make ``application.openapi()`` define the models that handlers read themselves."""
+def document_the_rest(application: FastAPI, *, needs_keys: bool, keeps_answers: bool) -> None:
+    """Make ``application.openapi()`` say what no signature does: models that handlers read themselves, and middlewares.
+
+    ``needs_keys``: requests need API keys; ``keeps_answers``: idempotency keys have an effect.
+    """
 
     def openapi() -> dict[str, Any]:
         if application.openapi_schema is None:
@@ -188,10 +212,41 @@ def document_extra_models(application: FastAPI) -> None:
             components = schema.setdefault("components", {}).setdefault("schemas", {})
             for name, definition in definitions["$defs"].items():
                 components.setdefault(name, definition)
+            if needs_keys:
+                _add_keys(schema)
+            if keeps_answers:
+                _add_idempotency(schema)
             application.openapi_schema = schema
         return application.openapi_schema
 
     application.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_keys(schema: dict[str, Any]) -> None:
+    schema["components"]["securitySchemes"] = {"api_key": {"type": "http", "scheme": "bearer"}}
+    schema["security"] = [{"api_key": []}]
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if path in OPEN_PATHS:
+                operation["security"] = []
+            else:
+                _add_problems(operation, _KEY_PROBLEMS)
+
+
+def _add_idempotency(schema: dict[str, Any]) -> None:
+    for operation in (operations["post"] for operations in schema["paths"].values() if "post" in operations):
+        operation.setdefault("parameters", []).append(_IDEMPOTENCY_PARAMETER)
+        _add_problems(operation, _IDEMPOTENCY_PROBLEMS)
+
+
+def _add_problems(operation: dict[str, Any], problems: dict[int, str]) -> None:
+    for status, description in problems.items():
+        operation["responses"].setdefault(str(status), _problem(description))
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(model="Problem")}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:

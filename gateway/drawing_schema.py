@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,6 +59,13 @@ class GenerationOptions(BaseModel):
         default=None, description="Accepted and ignored; see `superlink.image_guidance`."
     )
     user: str | None = Field(default=None, description="Accepted and ignored.")
+    safety_identifier: str | None = Field(default=None, description="Accepted and ignored.")
+    output_compression: int | None = Field(default=None, description="Accepted and ignored: PNG files lose nothing.")
+    style: str | None = Field(default=None, description="Refused.")
+    complexity: str | None = Field(default=None, description="Refused.")
+    frame_count: int | None = Field(default=None, description="Refused.")
+    frame_duration_ms: int | None = Field(default=None, description="Refused.")
+    svg: Any = Field(default=None, description="Refused.")
 
     def to_message(self) -> decoder_pb2.DiffusionOptions:
         """The options as the orchestrator takes them."""
@@ -77,9 +84,13 @@ class GenerationRequest(GenerationOptions):
 class EditRequest(GenerationOptions):
     """The JSON body of an edit."""
 
-    image: str = Field(description="The image as a data URL.", examples=["data:image/png;base64,iVBORw0KGgo…"])
+    image: str = Field(
+        description="The image as a data URL or, where the deployment fetches images, its http or https address.",
+        examples=["data:image/png;base64,iVBORw0KGgo…", "https://example.com/scene.png"],
+    )
     mask: str | None = Field(
-        default=None, description="A PNG or WebP of the same size as a data URL; what is transparent in it is meant."
+        default=None,
+        description="A PNG or WebP of the same size, given in the same ways; what is transparent in it is meant.",
     )
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from superlink.errors import invalid_argument
+from superlink.data_urls import base64_of, decode_base64
 from superlink.image_header import image_too_large, upright_size
 from superlink.profile import ImageLimits
 from superlink.v1 import types_pb2
-
-_DATA_URL = re.compile(r"data:(?P<media_type>[\w.+/-]*)(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,25 +33,18 @@ def receive_image(encoded: bytes, limits: ImageLimits) -> ReceivedImage:
     return ReceivedImage(types_pb2.Image(encoded=encoded, sha256=digest), width, height)
 
 
+def receive_address(address: str, limits: ImageLimits, fetched: Mapping[str, ReceivedImage]) -> ReceivedImage:
+    """The image at ``address``: one of ``fetched``, else what ``receive_data_url`` makes of it."""
+    return fetched[address] if address in fetched else receive_data_url(address, limits)
+
+
 def receive_data_url(url: str, limits: ImageLimits) -> ReceivedImage:
     """Check an image that came as ``data:image/png;base64,…``.
 
     Raises SuperlinkError ``remote_image_refused`` for any other address, ``invalid_data_url``, and what
     ``receive_image`` raises.
     """
-    header = _DATA_URL.match(url)
-    if header is None:
-        if url[:5].lower() == "data:":
-            raise invalid_argument("invalid_data_url", "The data URL must look like data:image/png;base64,….")
-        raise invalid_argument(
-            "remote_image_refused",
-            "Images are not fetched from addresses. Send the image itself as a data URL: data:image/png;base64,….",
-        )
-    payload = url[header.end() :]
+    payload = base64_of(url)
     if len(payload) // 4 * 3 > limits.max_image_bytes + 3:
         raise image_too_large(f"is about {len(payload) // 4 * 3:,} bytes long; the limit is {limits.max_image_bytes:,}")
-    try:
-        encoded = base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise invalid_argument("invalid_data_url", f"The data URL is not valid base64: {error}.") from error
-    return receive_image(encoded, limits)
+    return receive_image(decode_base64(payload), limits)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from gateway.chat_schema import ChatMessage, ImagePart
-from gateway.images import ReceivedImage, receive_data_url
-from superlink.profile import ImageLimits
+from gateway.tool_results import result_of
 
 
 def has_images(message: ChatMessage) -> bool:
-    """Whether an assistant message shows images."""
+    """Whether a message of an assistant or a tool shows images."""
     return bool(_addresses(message))
 
 
-def last_image(message: ChatMessage, limits: ImageLimits) -> ReceivedImage:
-    """The last image of a message that has one. Raises what ``receive_data_url`` raises."""
-    return receive_data_url(_addresses(message)[-1], limits)
+def last_image(message: ChatMessage) -> str:
+    """The address of the last image of a message that has one."""
+    return _addresses(message)[-1]
 
 
 def _addresses(message: ChatMessage) -> list[str]:
-    """Data URLs: of the extension's results, and of OpenAI's content parts for clients that keep nothing else."""
+    """Of the extension's results, as data URLs, and of OpenAI's content parts for clients that keep nothing else."""
+    if message.role == "tool":
+        result = result_of(message)
+        made = [*(image for phrase in result.phrases or () for image in phrase.images), *(result.data or ())]
+        return [f"data:image/png;base64,{image.b64_json}" for image in made]
     calls = (message.superlink.tool_calls or []) if message.superlink is not None else []
     results = [image.b64_json for call in calls for phrase in call.phrases for image in phrase.images]
     content = message.content if isinstance(message.content, list) else []

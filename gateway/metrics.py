@@ -28,6 +28,12 @@ class Metrics:
         self.in_flight = Gauge(
             "superlink_gateway_requests_in_flight", "Requests being answered.", registry=self.registry
         )
+        self.refusals = Counter(
+            "superlink_gateway_refusals",
+            "Requests that were not let in, by the code of the problem.",
+            ["code"],
+            registry=self.registry,
+        )
         self.disconnects = Counter(
             "superlink_gateway_disconnects",
             "Requests whose client left before the answer was complete.",

@@ -73,6 +73,8 @@ class RequestMiddleware:
         self._metrics.seconds.labels(path).observe(seconds)
         level = logging.DEBUG if path in ("/livez", "/healthz", "/readyz", "/metrics") else logging.INFO
         facts = {"method": scope["method"], "path": path, "status": status, "milliseconds": round(seconds * 1000, 2)}
+        if "api_key_id" in scope["state"]:
+            facts["api_key_id"] = scope["state"]["api_key_id"]
         logger.log(level, "request finished", extra=facts)
 
 

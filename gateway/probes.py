@@ -7,13 +7,16 @@ from typing import Any, Literal
 import grpc
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from redis.asyncio import Redis
 from starlette.responses import JSONResponse, Response
 
 from gateway.deployment import deployment_of
 from gateway.documentation import problem_responses
 from gateway.problems import Problem, ProblemResponse, request_id_of
+from gateway.results import bones_of
 from superlink.errors import SuperlinkError
+from superlink.redis_connection import redis_failures
 from superlink.v1 import orchestrator_pb2
 
 router = APIRouter()
@@ -40,6 +43,14 @@ class Ready(BaseModel):
     services: list[ServiceReadiness]
 
 
+class KnownSkeleton(BaseModel):
+    """A kind of thing whose keypoints a tool knows."""
+
+    names: list[str] = Field(examples=[["person", "people"]])
+    keypoints: list[str]
+    bones: list[tuple[str, str]] = Field(description="Pairs of keypoints between which a line is drawn.")
+
+
 class Tool(BaseModel):
     """A decoder of the deployment."""
 
@@ -47,6 +58,9 @@ class Tool(BaseModel):
     version: str
     routes: list[str]
     max_groups: int
+    skeletons: list[KnownSkeleton] = Field(
+        default=[], exclude_if=lambda skeletons: not skeletons, description="Of tools that find poses."
+    )
 
 
 class ModelExtension(BaseModel):
@@ -96,6 +110,9 @@ async def ready(request: Request) -> Response:
         ServiceReadiness(name=state.name, ready=state.ready, reason=state.reason or None)
         for state in description.services
     ]
+    redis = deployment_of(request).redis
+    if redis is not None:
+        services.append(await _readiness_of_redis(redis))
     if not all(service.ready for service in services):
         return _not_ready(request, services)
     return JSONResponse(Ready(services=services).model_dump(exclude_none=True))
@@ -140,10 +157,23 @@ def _extension(description: orchestrator_pb2.DescribeOrchestratorResponse) -> Mo
                 version=decoder.version,
                 routes=list(decoder.routes),
                 max_groups=decoder.max_groups,
+                skeletons=[
+                    KnownSkeleton(names=list(each.names), keypoints=list(each.keypoints), bones=bones_of(each))
+                    for each in decoder.skeletons
+                ],
             )
             for decoder in description.decoders
         ],
     )
+
+
+async def _readiness_of_redis(redis: Redis) -> ServiceReadiness:
+    try:
+        with redis_failures():
+            await redis.ping()
+    except SuperlinkError as error:
+        return ServiceReadiness(name="redis", ready=False, reason=error.message)
+    return ServiceReadiness(name="redis", ready=True)
 
 
 def _not_ready(request: Request, services: list[ServiceReadiness]) -> ProblemResponse:

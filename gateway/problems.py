@@ -10,11 +10,10 @@ import grpc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from superlink.errors import SuperlinkError, invalid_argument, status_for_http
+from superlink.errors import SuperlinkError, invalid_fields, status_for_http
 
 
 class Problem(BaseModel):
@@ -58,14 +57,14 @@ class ProblemResponse(JSONResponse):
             headers["retry-after"] = str(math.ceil(problem.retry_after_ms / 1000))
         elif problem.retryable and problem.status in (429, 503):
             headers["retry-after"] = "1"
-        content = {**problem.model_dump(exclude_none=True), **(extensions or {})}
+        # OpenAI's clients show only what stands under ``message``.
+        content = {**problem.model_dump(exclude_none=True), "message": problem.detail, **(extensions or {})}
         super().__init__(content, status_code=problem.status, headers=headers)
 
 
 def invalid_request(error: ValidationError | RequestValidationError) -> SuperlinkError:
     """A request that does not fit its schema, told in one sentence a field."""
-    sentences = [_sentence(problem) for problem in error.errors()[:5]]
-    return invalid_argument("invalid_request", " ".join(sentences))
+    return invalid_fields(error.errors())
 
 
 def request_id_of(request: Request) -> str:
@@ -104,17 +103,6 @@ async def _on_http_exception(request: Request, error: Exception) -> ProblemRespo
     response = ProblemResponse(problem.model_copy(update={"status": error.status_code}))
     response.headers.update(error.headers or {})
     return response
-
-
-def _sentence(problem: ErrorDetails | Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"Unknown field {field!r}."
-    if problem["type"] == "missing":
-        return f"The field {field!r} is missing."
-    if problem["type"] == "json_invalid":
-        return f"The body is not valid JSON: {problem['msg']}."
-    return f"{field}: {problem['msg']}." if field else f"{problem['msg']}."
 
 
 def too_large(max_body_bytes: int) -> SuperlinkError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from gateway.chat_schema import AnswerExtension
-from gateway.results import ImageSize, PhraseResult
+from gateway.results import DetectionResult, ImageSize
 from superlink.errors import invalid_argument
 from superlink.v1 import mllm_pb2
 
@@ -19,7 +20,11 @@ def unread_results(answer: AnswerExtension) -> mllm_pb2.Observation | None:
         return None
     read = {(group.route, group.phrase) for entry in answer.observations or () for group in entry.groups}
     groups = [
-        mllm_pb2.ObservedGroup(route=phrase.route, phrase=phrase.phrase, objects=_objects(phrase, answer.image))
+        mllm_pb2.ObservedGroup(
+            route=phrase.route,
+            phrase=phrase.phrase,
+            objects=observed_objects(phrase.detections if phrase.found else (), answer.image),
+        )
         for call in answer.tool_calls or ()
         for phrase in call.phrases
         # Known only of tools that find things, and only once they have answered.
@@ -28,11 +33,12 @@ def unread_results(answer: AnswerExtension) -> mllm_pb2.Observation | None:
     return mllm_pb2.Observation(groups=groups) if groups else None
 
 
-def _objects(phrase: PhraseResult, image: ImageSize) -> list[mllm_pb2.ObservedObject]:
-    """Best first; none of what the tool says is not there."""
-    found = sorted(phrase.detections if phrase.found else (), key=lambda entry: -entry.score)
+def observed_objects(found: Sequence[DetectionResult], image: ImageSize | None) -> list[mllm_pb2.ObservedObject]:
+    """What was found in an image of this size, best first. Raises SuperlinkError ``invalid_request``."""
     objects = []
-    for entry in found:
+    for entry in sorted(found, key=lambda entry: -entry.score):
+        if image is None:
+            raise invalid_argument("invalid_request", "Boxes were reported, but no image comes before them.")
         if len(entry.bbox) != 4 or not all(math.isfinite(value) for value in entry.bbox):
             raise invalid_argument("invalid_request", "A box of an earlier answer is not x, y, width and height.")
         x, y, width, height = entry.bbox

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from gateway.problems import Problem
-from superlink.v1 import mllm_pb2, types_pb2
+from superlink.v1 import decoder_pb2, mllm_pb2, types_pb2
 
 
 class Span(BaseModel):
@@ -176,6 +176,11 @@ def detection_of(detection: types_pb2.Detection) -> DetectionResult:
         if detection.HasField("keypoints")
         else None,
     )
+
+
+def bones_of(skeleton: decoder_pb2.Skeleton) -> list[tuple[str, str]]:
+    """Pairs of keypoints between which a drawing has a line."""
+    return [(skeleton.keypoints[bone.first], skeleton.keypoints[bone.second]) for bone in skeleton.bones]
 
 
 def generated_image_of(image: types_pb2.GeneratedImage) -> GeneratedImageResult:

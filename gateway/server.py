@@ -13,7 +13,7 @@ import uvicorn
 
 from gateway.application import create_application
 from superlink.configuration import ConfigurationError
-from superlink.profile import GatewaySettings, Profile
+from superlink.profile import GatewaySettings, Profile, is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,14 @@ def bind(settings: GatewaySettings) -> socket.socket:
 def run(profile: Profile) -> None:
     """Serve until SIGTERM or SIGINT: then no new connections, requests in flight finish, and the process ends.
 
-    Raises ConfigurationError when the port cannot be had.
+    Raises ConfigurationError when the port cannot be had, or API keys are needed and there is no Redis for them.
     """
+    application = create_application(profile)
     listener = bind(profile.gateway)
+    # Below this it writes down ids of sessions, with which others could take part in them.
+    logging.getLogger("mcp").setLevel(logging.WARNING)
     configuration = uvicorn.Config(
-        create_application(profile),
+        application,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -68,5 +71,8 @@ def run(profile: Profile) -> None:
     logger.info(
         "listening", extra={"host": profile.gateway.host, "port": profile.gateway.port, "profile": profile.name}
     )
+    if not profile.gateway.keys.required:
+        reach = "this machine" if is_loopback(profile.gateway.host) else "the network"
+        logger.warning(f"no API key is needed: whoever can reach the gateway from {reach} is answered")
     server.run(sockets=[listener])
     logger.info("stopped")

@@ -85,6 +85,8 @@ class _Answer:
         self._image = latest_image(request.messages)
         asked = request.max_rounds if request.HasField("max_rounds") else engine.settings.max_rounds
         self._max_rounds = min(asked, engine.settings.max_rounds)
+        # Observation rounds so far.
+        self._rounds = 0
         self._tools: list[asyncio.Task[ToolOutcome]] = []
 
     async def run(self) -> None:
@@ -106,70 +108,131 @@ class _Answer:
             await self._write(ToolCallFormer(routes))
 
     async def _write(self, former: ToolCallFormer) -> None:
-        """Write round after round, and say how it ended."""
+        """Write the answer, and say how it ended."""
         conversation = shown_by_users(self._request.messages)
         messages = list(conversation)
         unfinished = messages.pop() if messages[-1].role == mllm_pb2.ROLE_ASSISTANT else mllm_pb2.Message()
         transcript = Transcript(unfinished.parts)
-        rounds = 0
-        while True:
-            reason = await self._write_round(conversation, transcript, former)
-            outcomes = await asyncio.gather(*self._tools)
-            self._tools.clear()
-            observation = observe(outcomes)
-            if outcomes and not observation.groups and reason == mllm_pb2.FINISH_REASON_OBSERVE:
-                # All that the model called for is there, and none of it is for reading.
-                reason = mllm_pb2.FINISH_REASON_STOP
-            if reason != mllm_pb2.FINISH_REASON_OBSERVE or rounds == self._max_rounds or not outcomes:
-                break
-            rounds += 1
-            await self._emit(orchestrator_pb2.AnswerEvent(observation=observation))
-            conversation = [*messages, transcript.close_round(observation)]
-        self._engine.metrics.rounds.observe(rounds)
+        has_read = bool(unfinished.parts) and unfinished.parts[-1].HasField("observation")
+        reason = mllm_pb2.FINISH_REASON_OBSERVE
+        if not (self._request.json_schema and has_read):
+            reason = await self._write_rounds(conversation, messages, transcript, former)
+        if self._request.json_schema and reason != mllm_pb2.FINISH_REASON_TOOL_CALLS:
+            reason = await self._write_by_schema([*messages, transcript.open_message()])
+        self._engine.metrics.rounds.observe(self._rounds)
         timings = self._ledger.timings()
         self._engine.metrics.observe_timings(timings)
         await self._emit(orchestrator_pb2.AnswerEvent(usage=self._usage))
         await self._emit(orchestrator_pb2.AnswerEvent(finish=mllm_pb2.Finish(reason=reason, timings=timings)))
 
+    async def _write_rounds(
+        self,
+        conversation: list[mllm_pb2.Message],
+        messages: list[mllm_pb2.Message],
+        transcript: Transcript,
+        former: ToolCallFormer,
+    ) -> mllm_pb2.FinishReason.ValueType:
+        """Write round after round, each from the results of the one before; returns why the last one ended.
+
+        ``messages`` is the conversation without the answer. What is to fit a schema takes the place of the round that
+        would first read results: there small models fill in far better than behind a sentence of their own.
+        """
+        while True:
+            reason = await self._write_round(conversation, transcript, former)
+            outcomes = await asyncio.gather(*self._tools)
+            self._tools.clear()
+            if outcomes and self._request.ends_at_tool_calls and reason != mllm_pb2.FINISH_REASON_LENGTH:
+                return mllm_pb2.FINISH_REASON_TOOL_CALLS
+            observation = observe(outcomes)
+            if outcomes and not observation.groups and reason == mllm_pb2.FINISH_REASON_OBSERVE:
+                # All that the model called for is there, and none of it is for reading.
+                return mllm_pb2.FINISH_REASON_STOP
+            if reason != mllm_pb2.FINISH_REASON_OBSERVE or self._rounds == self._max_rounds or not outcomes:
+                return reason
+            if self._is_spent():
+                return mllm_pb2.FINISH_REASON_LENGTH
+            self._rounds += 1
+            await self._emit(orchestrator_pb2.AnswerEvent(observation=observation))
+            conversation = [*messages, transcript.close_round(observation)]
+            if self._request.json_schema:
+                return reason
+
     async def _write_round(
         self, conversation: list[mllm_pb2.Message], transcript: Transcript, former: ToolCallFormer
     ) -> mllm_pb2.FinishReason.ValueType:
         """Follow one response of the MLLM, sending tool calls as they become complete; returns why it ended."""
-        generate = mllm_pb2.GenerateRequest(
-            request_id=self._request.request_id, messages=conversation, sampling=self._request.sampling
-        )
         references = References(conversation, self._engine.limits)
         reason: mllm_pb2.FinishReason.ValueType | None = None
+        async with aclosing(self._generate(conversation)) as events:
+            async for event in events:
+                match event.WhichOneof("event"):
+                    case "text_delta":
+                        event.text_delta.text = transcript.add_text(event.text_delta.text)
+                        await self._emit(self._shown(event.text_delta))
+                    case "link_group":
+                        group = transcript.add_group(event.link_group)
+                        refer(group, former.routes, references)
+                        for call in former.add(group):
+                            await self._send(call)
+                    case "finish":
+                        reason = event.finish.reason
+                        for call in former.flush():
+                            await self._send(call)
+        if reason is None:
+            raise _incomplete()
+        return reason
+
+    def _shown(self, text: mllm_pb2.TextDelta) -> orchestrator_pb2.AnswerEvent:
+        """More of the answer, or of its draft where its text is to fit a schema."""
+        if self._request.json_schema:
+            return orchestrator_pb2.AnswerEvent(draft_delta=text)
+        return orchestrator_pb2.AnswerEvent(text_delta=text)
+
+    async def _write_by_schema(self, conversation: list[mllm_pb2.Message]) -> mllm_pb2.FinishReason.ValueType:
+        """Let the MLLM write the text that fits the schema, behind its draft; returns why it ended."""
+        if self._is_spent():
+            return mllm_pb2.FINISH_REASON_LENGTH
+        reason: mllm_pb2.FinishReason.ValueType | None = None
+        async with aclosing(self._generate(conversation, self._request.json_schema)) as events:
+            async for event in events:
+                match event.WhichOneof("event"):
+                    case "text_delta":
+                        await self._emit(orchestrator_pb2.AnswerEvent(text_delta=event.text_delta))
+                    case "finish":
+                        reason = event.finish.reason
+        if reason is None:
+            raise _incomplete()
+        return reason
+
+    async def _generate(
+        self, conversation: list[mllm_pb2.Message], json_schema: str = ""
+    ) -> AsyncGenerator[mllm_pb2.GenerateEvent, None]:
+        """The events of one response of the MLLM; its usage and timings are noted on the way."""
+        request = mllm_pb2.GenerateRequest(
+            request_id=self._request.request_id,
+            messages=conversation,
+            sampling=self._request.sampling,
+            tools=self._request.tools if self._request.HasField("tools") else None,
+            json_schema=json_schema,
+        )
+        if request.sampling.max_new_tokens:
+            # The limit is the whole answer's.
+            request.sampling.max_new_tokens -= self._usage.completion_tokens
         with self._ledger.hop("mllm") as hop:
-            async with aclosing(self._engine.mllm.generate(generate, self._deadline.for_hop())) as events:
+            async with aclosing(self._engine.mllm.generate(request, self._deadline.for_hop())) as events:
                 async for event in events:
                     hop.mark_event()
-                    match event.WhichOneof("event"):
-                        case "text_delta":
-                            shown = mllm_pb2.TextDelta(text=transcript.add_text(event.text_delta.text))
-                            await self._emit(orchestrator_pb2.AnswerEvent(text_delta=shown))
-                        case "link_group":
-                            group = transcript.add_group(event.link_group)
-                            refer(group, former.routes, references)
-                            for call in former.add(group):
-                                await self._send(call)
-                        case "usage":
-                            self._usage.prompt_tokens += event.usage.prompt_tokens
-                            self._usage.image_tokens += event.usage.image_tokens
-                            self._usage.completion_tokens += event.usage.completion_tokens
-                        case "finish":
-                            reason = event.finish.reason
-                            hop.reported.extend(event.finish.timings)
-                            for call in former.flush():
-                                await self._send(call)
-        if reason is None:
-            raise SuperlinkError(
-                "incomplete_answer",
-                "The mllm service ended its answer without saying why.",
-                status=grpc.StatusCode.INTERNAL,
-                service="mllm",
-            )
-        return reason
+                    if event.HasField("usage"):
+                        self._usage.prompt_tokens += event.usage.prompt_tokens
+                        self._usage.image_tokens += event.usage.image_tokens
+                        self._usage.completion_tokens += event.usage.completion_tokens
+                    hop.reported.extend(event.finish.timings)
+                    yield event
+
+    def _is_spent(self) -> bool:
+        """Whether the answer has as many tokens as it may."""
+        limit = self._request.sampling.max_new_tokens
+        return bool(limit) and self._usage.completion_tokens >= limit
 
     async def _send(self, call: PendingCall) -> None:
         """Announce a call and start it; its result is emitted when it arrives."""
@@ -240,6 +303,16 @@ class _Answer:
 
     async def _emit(self, event: orchestrator_pb2.AnswerEvent) -> None:
         await self.events.put(event)
+
+
+def _incomplete() -> SuperlinkError:
+    """The MLLM's stream ended without a finish."""
+    return SuperlinkError(
+        "incomplete_answer",
+        "The mllm service ended its answer without saying why.",
+        status=grpc.StatusCode.INTERNAL,
+        service="mllm",
+    )
 
 
 def no_result(decoder: str) -> SuperlinkError:

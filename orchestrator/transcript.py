@@ -50,6 +50,13 @@ class Transcript:
         """What the next round's text starts with."""
         return ROUND_SEPARATOR if self._last_visible and not self._last_visible.isspace() else ""
 
+    def open_message(self) -> mllm_pb2.Message:
+        """The assistant message so far, to be gone on with: a draft, and the place for what is written from it."""
+        parts = [*self._parts, *round_parts(self._round_text, self._round_groups)]
+        if self._round_text and not self._round_text[-1].isspace():
+            parts.append(mllm_pb2.Part(text=ROUND_SEPARATOR))
+        return mllm_pb2.Message(role=mllm_pb2.ROLE_ASSISTANT, parts=parts)
+
     def close_round(self, observation: mllm_pb2.Observation) -> mllm_pb2.Message:
         """End the round with what the tools answered; returns the assistant message so far."""
         self._parts += round_parts(self._round_text, self._round_groups)

@@ -9,12 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from superlink.client import AsyncClient, Client
+    from superlink.async_client import AsyncClient
+    from superlink.client import Client
     from superlink.errors import SuperlinkError
 
 __all__ = ["AsyncClient", "Client", "SuperlinkError"]
 
-_MODULES = {"AsyncClient": "superlink.client", "Client": "superlink.client", "SuperlinkError": "superlink.errors"}
+_MODULES = {
+    "AsyncClient": "superlink.async_client",
+    "Client": "superlink.client",
+    "SuperlinkError": "superlink.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -66,6 +66,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             sentences.append(f"unknown key {key!r}.{hint}")
         elif problem["type"] == "missing":
             sentences.append(f"missing key {key!r}.")
+        elif isinstance(problem["input"], dict | BaseModel):
+            # A whole section is no help to the reader, and may hold a password.
+            sentences.append(f"{key!r}: {problem['msg'].removeprefix('Value error, ')}.")
         else:
             sentences.append(f"{key!r}: {problem['msg']} (got {problem['input']!r}).")
     return " ".join(sentences)

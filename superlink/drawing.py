@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from superlink.results import Detection
+from superlink.detections import Detection
 
 FONT_VARIABLE = "SUPERLINK_FONT"
 # File names under which systems carry fonts with Chinese characters; Pillow looks in the system's font folders.
@@ -38,8 +38,6 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f
 # Smaller images are enlarged for drawing, or labels would cover them.
 SHORTEST_SIDE = 640
 LARGEST_ENLARGEMENT = 4
-# Confidence from which a keypoint counts as seen.
-SURE_KEYPOINT = 0.3
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle = tuple[float, float, float, float]
@@ -106,7 +104,7 @@ def _draw_skeleton(
     pen: ImageDraw.ImageDraw, detection: Detection, colour: str, enlargement: int, line_width: int
 ) -> None:
     places = {point.name: (point.x * enlargement, point.y * enlargement) for point in detection.keypoints}
-    sure = {point.name for point in detection.keypoints if point.score >= SURE_KEYPOINT}
+    sure = {point.name for point in detection.keypoints if point.is_sure}
     for first, second in detection.bones:
         if {first, second} <= sure:
             pen.line((*places[first], *places[second]), fill=colour, width=line_width)

@@ -7,6 +7,8 @@ problem document with the HTTP status of the one table below. The three carry th
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -46,6 +48,7 @@ HTTP_STATUS_BY_CODE: dict[str, int] = {
     "message_too_large": 413,
     "body_too_large": 413,
     "unsupported_image": 415,
+    "idempotency_key_reused": 422,
     # The deployment is at fault, not the client.
     "adapter_version_mismatch": 502,
 }
@@ -114,6 +117,15 @@ class SuperlinkError(Exception):
         """The status of the HTTP response that reports this error."""
         return HTTP_STATUS_BY_CODE.get(self.code, HTTP_STATUS[self.status])
 
+    @property
+    def retry_after_s(self) -> float | None:
+        """When to try again, in seconds from now; None without advice."""
+        return self.retry_after_ms / 1000 or None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by what it holds, so that errors come back from worker processes whatever their constructor takes."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
     def to_message(self) -> types_pb2.Error:
         """This error as ``superlink.v1.Error``."""
         return types_pb2.Error(
@@ -143,6 +155,11 @@ class SuperlinkError(Exception):
 def invalid_argument(code: str, message: str) -> SuperlinkError:
     """The most common failure: the request itself is wrong."""
     return SuperlinkError(code, message, status=grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def invalid_fields(problems: Sequence[Mapping[str, Any]]) -> SuperlinkError:
+    """A document that does not fit its schema, told in one sentence a field; ``problems`` as pydantic reports them."""
+    return invalid_argument("invalid_request", " ".join(_sentence(problem) for problem in problems[:5]))
 
 
 def to_rpc_status(error: SuperlinkError) -> status_pb2.Status:
@@ -187,6 +204,17 @@ def from_rpc_error(rpc_error: grpc.RpcError, service: str) -> SuperlinkError:
 def status_for_http(http_status: int) -> grpc.StatusCode:
     """The gRPC status that an HTTP status stands for; UNKNOWN for one that Superlink never sends."""
     return GRPC_STATUS.get(http_status, grpc.StatusCode.UNKNOWN)
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"Unknown field {field!r}."
+    if problem["type"] == "missing":
+        return f"The field {field!r} is missing."
+    if problem["type"] == "json_invalid":
+        return f"The body is not valid JSON: {problem['msg']}."
+    return f"{field}: {problem['msg']}." if field else f"{problem['msg']}."
 
 
 def _shortened(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, IPvAnyNetwork, PositiveFloat, PositiveInt, model_validator
 
 from superlink.configuration import ConfigurationError, Section, load_yaml
 
@@ -71,6 +72,50 @@ class OrchestratorSettings(Section):
     prefetch: bool = True
 
 
+class KeyLimits(Section):
+    """How much one API key may ask for; 0 is no limit."""
+
+    # In any sixty seconds. Redis remembers each of them, hence the bound.
+    requests_per_minute: int = Field(default=60, ge=0, le=100_000)
+    # At the same time.
+    concurrent_requests: int = Field(default=4, ge=0)
+    # From midnight to midnight, UTC.
+    requests_per_day: int = Field(default=10_000, ge=0)
+
+
+class KeySettings(Section):
+    """API keys, which `superlink keys` creates."""
+
+    # Whether requests need one.
+    required: bool = False
+    # Of keys that have no limits of their own.
+    limits: KeyLimits = KeyLimits()
+    # Answer whoever reaches a gateway that needs no keys and listens on more than this machine.
+    allow_anyone: bool = False
+
+
+class ImageUrlSettings(Section):
+    """Images that are given by http and https addresses."""
+
+    # Whether they are fetched.
+    enabled: bool = False
+    # Ports that may be asked.
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
+    # Private networks that may be asked all the same: an image store of one's own.
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    max_redirects: int = Field(default=3, ge=0, le=10)
+    # For one image, from the look-up of its name to its last byte.
+    timeout_s: PositiveFloat = 10.0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class GatewaySettings(Section):
     """The REST edge."""
 
@@ -82,6 +127,27 @@ class GatewaySettings(Section):
     request_timeout_s: PositiveFloat = 60.0
     max_prompt_characters: PositiveInt = 4000
     max_phrases: PositiveInt = 100
+    # Names under which agents reach /mcp, besides ``host`` and this machine's own: superlink.example.org. Under others
+    # it refuses them, so that no web page reaches it through its visitor's browser (DNS rebinding).
+    mcp_hosts: tuple[str, ...] = ()
+    # Holds API keys, their limits, and the answers to requests with an idempotency key: redis://host:6379/0. The
+    # environment's SUPERLINK_REDIS_URL comes first, so that a password need not stand in a file.
+    redis_url: str = ""
+    keys: KeySettings = KeySettings()
+    image_urls: ImageUrlSettings = ImageUrlSettings()
+    # How long an answer is kept for requests that repeat its idempotency key.
+    idempotency_keep_s: PositiveInt = 24 * 3600
+    # Larger answers are not kept.
+    idempotency_max_answer_bytes: PositiveInt = 8 * 1024 * 1024
+
+    @model_validator(mode="after")
+    def _not_open_to_the_network(self) -> GatewaySettings:
+        if not (self.keys.required or self.keys.allow_anyone or is_loopback(self.host)):
+            raise ValueError(
+                f"the gateway would listen on {self.host} and answer whoever reaches it. Set gateway.keys.required, "
+                "or listen on 127.0.0.1. To let anyone in all the same, set gateway.keys.allow_anyone"
+            )
+        return self
 
 
 class Profile(Section):

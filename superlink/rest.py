@@ -6,17 +6,17 @@ Shared by the synchronous and the asynchronous client, which differ only in how 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypedDict, TypeVar
 
-import grpc
 import httpx
-from pydantic import ValidationError
 
-from superlink.errors import SuperlinkError, status_for_http
+from superlink.client_errors import RequestFailed, failure_of
+from superlink.detections import Result
 from superlink.images import ImageInput, encode_image
 from superlink.results import (
     Answer,
@@ -27,7 +27,6 @@ from superlink.results import (
     ObservationRead,
     Problem,
     Readiness,
-    Result,
     TextDelta,
     ToolCall,
     ToolCallChanged,
@@ -35,82 +34,39 @@ from superlink.results import (
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-request-timeout-s"
-# These say "not now", and when to try again.
-RETRIED_STATUSES = frozenset({429, 503})
+IDEMPOTENCY_HEADER = "idempotency-key"
 # Options of a chat request that stand in the extension field.
 TOOL_OPTIONS = ("max_rounds", "score_threshold", "max_detections", "drawing")
-FIRST_RETRY_DELAY_S = 0.5
-LONGEST_RETRY_DELAY_S = 10.0
-
-
-class RequestFailed(SuperlinkError):
-    """The gateway answered with a problem. ``http_status`` is the response's own."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(
-            problem.code,
-            problem.detail,
-            status=status_for_http(problem.status),
-            service=problem.service,
-            retryable=problem.retryable,
-            retry_after_ms=problem.retry_after_ms or 0,
-            request_id=problem.request_id,
-        )
-        self.problem = problem
-
-    @property
-    def http_status(self) -> int:
-        """The status of the response."""
-        return self.problem.status
-
-    def __str__(self) -> str:
-        place = f" [{self.service}]" if self.service else ""
-        request = f" (request {self.request_id})" if self.request_id else ""
-        return f"{self.code}{place}: {self.message}{request}"
-
-
-class GatewayUnreachable(SuperlinkError):
-    """No gateway answered at the address, or the connection broke."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            "gateway_unreachable",
-            f"No gateway answers at {url} ({reason}). Start one with `superlink up`, or name another address.",
-            status=grpc.StatusCode.UNAVAILABLE,
-            service="gateway",
-        )
-
-
-class GatewayTimeout(SuperlinkError):
-    """The gateway did not answer within the client's timeout."""
-
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(
-            "client_timeout",
-            f"No answer within {timeout_s:g} s. Give the client a longer timeout_s.",
-            status=grpc.StatusCode.DEADLINE_EXCEEDED,
-            service="gateway",
-            retryable=True,
-        )
-
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
 ResultType = TypeVar("ResultType", bound=Result)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request."""
+    """One POST request."""
 
-    method: str
     path: str
     headers: Mapping[str, str]
     json: Mapping[str, Any] | None = None
     # Repeated fields have a list as their value.
     form: Mapping[str, Any] | None = None
     files: Mapping[str, tuple[str, bytes, str]] | None = None
+    # File bytes of the image that the answer is about, where one is sent.
+    source: bytes | None = None
 
 
-class ChatOptions(TypedDict, total=False):
+class CallOptions(TypedDict, total=False):
+    """Options of every request; None, or left out: made up for it."""
+
+    # The id under which every process logs the request.
+    request_id: str | None
+    # Requests with the same key are one request to the gateway, across restarts of the caller, too. All attempts of a
+    # call have the same key, so that this is only needed to make one call from several processes.
+    idempotency_key: str | None
+
+
+class ChatOptions(CallOptions, total=False):
     """Options of a chat request; None, or left out: the gateway's default."""
 
     # Earlier messages in OpenAI's shape; answers may carry the ``superlink`` field that they came with.
@@ -131,18 +87,15 @@ class ChatOptions(TypedDict, total=False):
     max_detections: int | None
     # For tools that make images: seed, steps, guidance, image_guidance.
     drawing: Mapping[str, int | float] | None
-    # The id under which every process logs the request; made by the gateway when left out.
-    request_id: str | None
 
 
-class DetectOptions(TypedDict, total=False):
+class DetectOptions(CallOptions, total=False):
     """Options of a detection request; None, or left out: the gateway's default."""
 
     # Detections below this probability are dropped.
     score_threshold: float | None
     max_detections: int | None
     model: str | None
-    request_id: str | None
 
 
 class SegmentOptions(DetectOptions, total=False):
@@ -164,28 +117,25 @@ class PoseOptions(DetectOptions, total=False):
 def chat_call(
     image: ImageInput | Sequence[ImageInput] | None,
     prompt: str,
+    options: ChatOptions,
     *,
     stream: bool,
-    timeout_s: float,
-    options: ChatOptions,
 ) -> Call:
     """``POST /v1/chat/completions`` with the images before the regions, and both before the words."""
-    content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": encode_image(each).data_url()}} for each in _listed(image)
-    ]
-    given = {name: value for name, value in options.items() if value is not None}
+    images = [encode_image(each) for each in _listed(image)]
+    content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": each.data_url()}} for each in images]
+    given, headers = split_options(options)
     marks: Any = given.pop("regions", ())
     content += [{"type": "region", "region": mark} for mark in marks]
     content.append({"type": "text", "text": prompt})
     history = given.pop("history", ())
-    headers = call_headers(timeout_s, given.pop("request_id", None))
     extension = {name: given.pop(name) for name in TOOL_OPTIONS if name in given}
-    body: dict[str, Any] = {"messages": [*history, {"role": "user", "content": content}], **given}  # type: ignore[misc]
+    body: dict[str, Any] = {"messages": [*history, {"role": "user", "content": content}], **given}
     if extension:
         body["superlink"] = extension
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return Call("POST", "/v1/chat/completions", headers, json=body)
+    return Call("/v1/chat/completions", headers, json=body, source=images[-1].content if images else None)
 
 
 def find_call(
@@ -193,8 +143,6 @@ def find_call(
     image: ImageInput,
     categories: Sequence[str] | None,
     phrase: str | None,
-    *,
-    timeout_s: float,
     options: DetectOptions | SegmentOptions | PoseOptions,
 ) -> Call:
     """``POST /v1/detect``, ``/v1/segment`` or ``/v1/pose`` as an upload, which is a quarter smaller than a data URL.
@@ -204,59 +152,67 @@ def find_call(
     """
     if isinstance(categories, str):
         raise TypeError("categories is a list of names; a single text goes into phrase.")
+    if isinstance(options.get("keypoints"), str):
+        raise TypeError("keypoints is a list of names.")
     regions: Any = options.get("regions") or ()
     if categories is not None and phrase is not None or not (categories is not None or phrase is not None or regions):
         raise ValueError("Give either categories or phrase.")
     encoded = encode_image(image)
-    given: dict[str, Any] = {
-        name: list(value) if name == "keypoints" and isinstance(value, Sequence) else str(value)
-        for name, value in options.items()
-        if value is not None and name != "regions"
-    }
+    given, headers = split_options(options)
+    given.pop("regions", None)
+    form: dict[str, Any] = {name: str(value) for name, value in given.items() if name != "keypoints"}
+    if "keypoints" in given:
+        form["keypoints"] = list(given["keypoints"])
     if regions:
-        given["regions"] = json.dumps(list(regions))
-    headers = call_headers(timeout_s, given.pop("request_id", None))
-    wanted: dict[str, Any] = {}
-    if categories is not None or phrase is not None:
-        wanted = {"categories": list(categories)} if categories is not None else {"phrase": phrase}
+        form["regions"] = json.dumps(list(regions))
+    if categories is not None:
+        form["categories"] = list(categories)
+    elif phrase is not None:
+        form["phrase"] = phrase
     file = ("image", encoded.content, encoded.media_type)
-    return Call("POST", path, headers, form={**given, **wanted}, files={"image": file})
+    return Call(path, headers, form=form, files={"image": file}, source=encoded.content)
 
 
-def answer_of(response: httpx.Response) -> Answer:
+def answer_of(call: Call, response: httpx.Response) -> Answer:
     """A chat response that was not streamed."""
-    return _validated(Answer, _answer_fields(response.json()), response)
+    return _validated(Answer, _answer_fields(response.json()), call, response)
 
 
-def detections_of(response: httpx.Response) -> DetectionAnswer:
+def detections_of(call: Call, response: httpx.Response) -> DetectionAnswer:
     """A detection response."""
-    return _validated(DetectionAnswer, response.json(), response)
+    return _validated(DetectionAnswer, response.json(), call, response)
 
 
 def readiness_of(response: httpx.Response) -> Readiness:
-    """What ``/readyz`` says, ready or not."""
+    """What ``/readyz`` says, ready or not. Raises ValueError or KeyError where a success is not the gateway's."""
+    if response.is_success:
+        return Readiness.model_validate({"ready": True, "services": response.json()["services"]})
     try:
-        services = response.json().get("services", [])
-    except ValueError:
-        services = []
-    return Readiness.model_validate({"ready": response.is_success, "services": services})
+        return Readiness.model_validate({"ready": False, "services": response.json().get("services", ())})
+    except (ValueError, AttributeError):
+        return Readiness(ready=False)
 
 
 def problem_of(response: httpx.Response) -> RequestFailed:
     """A response with an error status as an exception, problem document or not. The body must have been read."""
+    # What a proxy says; a gateway's document says more, and is believed.
+    known = {
+        "status": response.status_code,
+        "request_id": request_id_of(response),
+        "retryable": response.status_code in (429, 503),
+        "retry_after_ms": _retry_after_ms(response),
+        "detail": _detail_of(response),
+    }
     try:
-        problem = Problem.model_validate({"status": response.status_code, **response.json()})
-    except (ValueError, TypeError, ValidationError):
-        detail = response.text[:500] or response.reason_phrase
-        problem = Problem(code="unknown", detail=detail, status=response.status_code)
-    if not problem.request_id:
-        problem = problem.model_copy(update={"request_id": request_id_of(response)})
-    return RequestFailed(problem)
+        said = {name: value for name, value in response.json().items() if value is not None}
+        return failure_of(Problem.model_validate({**known, **said}))
+    except (ValueError, AttributeError):
+        return failure_of(Problem.model_validate(known))
 
 
 def failure_of_event(event: Mapping[str, Any]) -> RequestFailed:
     """An event of a stream that holds an ``error`` as an exception."""
-    return RequestFailed(Problem.model_validate({"detail": event["error"].get("message", ""), **event["error"]}))
+    return failure_of(Problem.model_validate({"detail": event["error"].get("message", ""), **event["error"]}))
 
 
 def request_id_of(response: httpx.Response) -> str:
@@ -264,65 +220,51 @@ def request_id_of(response: httpx.Response) -> str:
     return str(response.headers.get(REQUEST_ID_HEADER, ""))
 
 
-def retry_delay_s(response: httpx.Response, attempt: int) -> float:
-    """How long to wait before attempt ``attempt + 1``: what the response says, else twice as long each time."""
-    header = response.headers.get("retry-after", "")
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return float(min(FIRST_RETRY_DELAY_S * 2**attempt, LONGEST_RETRY_DELAY_S))
+def split_options(options: CallOptions) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options that are given, and those that travel as headers.
+
+    Raises ValueError for an id or key that cannot stand in a header.
+    """
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    headers: dict[str, str] = {}
+    for name, header in (("request_id", REQUEST_ID_HEADER), ("idempotency_key", IDEMPOTENCY_HEADER)):
+        if name in given:
+            headers[header] = str(given.pop(name))
+            if not _HEADER_VALUE.fullmatch(headers[header]):
+                raise ValueError(f"{name} has visible ASCII characters and no spaces, unlike {headers[header]!r}.")
+    return given, headers
 
 
 class AnswerAssembler:
     """Turns the chunks of a streamed answer into events and, at the end, into the answer."""
 
-    def __init__(self, request_id: str) -> None:
-        self._request_id = request_id
+    def __init__(self, call: Call, request_id: str) -> None:
         self._text: list[str] = []
         self._calls: dict[str, ToolCall] = {}
         self._observations: list[Observation] = []
-        self._fields: dict[str, Any] = {}
-        self._received = b""
+        self._fields: dict[str, Any] = {"source": call.source, "request_id": request_id}
 
-    def feed(self, received: bytes) -> Iterator[AnswerEvent]:
-        """Take more of the event stream, cut anywhere. Raises RequestFailed where the stream reports a failure."""
-        # Only "\n" ends a line here; str.splitlines also cuts at separators that JSON texts may hold.
-        *lines, self._received = (self._received + received).split(b"\n")
-        for line in lines:
-            yield from self._line(line.decode("utf-8"))
-
-    def answer(self) -> Answer:
-        """The answer as far as it arrived."""
-        return Answer(
-            text="".join(self._text),
-            tool_calls=tuple(self._calls.values()),
-            observations=tuple(self._observations),
-            request_id=self._request_id,
-            **self._fields,
-        )
-
-    def _line(self, line: str) -> list[AnswerEvent]:
-        if not line.startswith("data:"):
-            return []
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
-            return [Finished(self.answer())]
-        chunk = json.loads(data)
-        if "error" in chunk:
-            raise failure_of_event(chunk)
-        self._fields["model"] = chunk.get("model", "")
-        if chunk.get("usage"):
-            self._fields["usage"] = chunk["usage"]
+    def add(self, document: Mapping[str, Any]) -> list[AnswerEvent]:
+        """What one chunk says."""
+        self._fields["model"] = document.get("model", "")
+        if document.get("usage"):
+            self._fields["usage"] = document["usage"]
         events: list[AnswerEvent] = []
-        for choice in chunk.get("choices", []):
+        for choice in document.get("choices", []):
             if choice.get("finish_reason"):
                 self._fields["finish_reason"] = choice["finish_reason"]
             events += self._delta(choice.get("delta", {}))
         return events
+
+    def end(self) -> Finished:
+        """The whole answer."""
+        answer = Answer(
+            text="".join(self._text),
+            tool_calls=tuple(self._calls.values()),
+            observations=tuple(self._observations),
+            **self._fields,
+        )
+        return Finished(answer)
 
     def _delta(self, delta: Mapping[str, Any]) -> list[AnswerEvent]:
         events: list[AnswerEvent] = []
@@ -344,12 +286,6 @@ class AnswerAssembler:
         return events
 
 
-def call_headers(timeout_s: float, request_id: Any) -> dict[str, str]:
-    """The deadline for the gateway and, where the caller has one, the request id."""
-    identity = {REQUEST_ID_HEADER: str(request_id)} if request_id else {}
-    return {TIMEOUT_HEADER: f"{timeout_s:g}", **identity}
-
-
 def _answer_fields(completion: Mapping[str, Any]) -> dict[str, Any]:
     choice = completion["choices"][0]
     extension = choice["message"].get("superlink") or {}
@@ -365,8 +301,28 @@ def _answer_fields(completion: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _validated(model: type[ResultType], fields: dict[str, Any], response: httpx.Response) -> ResultType:
-    return model.model_validate({**fields, "request_id": request_id_of(response)})
+def _validated(model: type[ResultType], fields: Mapping[str, Any], call: Call, response: httpx.Response) -> ResultType:
+    return model.model_validate({**fields, "source": call.source, "request_id": request_id_of(response)})
+
+
+def _retry_after_ms(response: httpx.Response) -> int | None:
+    """What the header says, in seconds or as a date."""
+    header = response.headers.get("retry-after", "")
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return max(0, round(seconds * 1000))
+
+
+def _detail_of(response: httpx.Response) -> str:
+    """What an answer says that is no problem document."""
+    if "location" in response.headers:
+        return f"The address redirects to {response.headers['location']}. Use that one."
+    return response.text[:500] or response.reason_phrase
 
 
 def _listed(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput]:

@@ -1,4 +1,4 @@
-"""What the gateway answers, as typed values. Fields that a newer gateway adds are ignored."""
+"""What the gateway answers, as typed values."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from superlink.run_length import decode_mask
-
-
-class Result(BaseModel):
-    """Base of everything that comes back: never changes after parsing."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+from superlink.detections import Box, Detection, Keypoint, Result, RunLengthMask
+from superlink.findings import Findings
 
 
 class Span(Result):
@@ -27,52 +22,6 @@ class Span(Result):
 
     start: int
     end: int
-
-
-class Box(Result):
-    """Corners in pixels of the upright image."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-
-
-class RunLengthMask(Result):
-    """A mask in COCO's compressed run-length encoding."""
-
-    # Height and width of the upright image.
-    size: tuple[int, int]
-    counts: str
-
-    def image(self) -> Image.Image:
-        """Mode "L", 255 where the mask is set. Raises ValueError when the encoding is broken."""
-        return decode_mask(self.size, self.counts)
-
-
-class Keypoint(Result):
-    """One named place of an object, in pixels of the upright image."""
-
-    name: str
-    x: float
-    y: float
-    # Confidence in 0..1 that the keypoint is seen, and is here.
-    score: float
-
-
-class Detection(Result):
-    """One object and the words that asked for it."""
-
-    phrase: str
-    box: Box
-    # Calibrated probability in 0..1.
-    score: float
-    # From tools that segment.
-    mask: RunLengthMask | None = None
-    # From tools that find poses.
-    keypoints: tuple[Keypoint, ...] = ()
-    # Pairs of keypoints between which a line is drawn, by name; known on the fast path.
-    bones: tuple[tuple[str, str], ...] = ()
 
 
 class FoundObject(Result):
@@ -195,13 +144,6 @@ class ToolCall(Result):
         return tuple(_each(self.phrases))
 
 
-class ImageSize(Result):
-    """Pixels of the upright image."""
-
-    width: int
-    height: int
-
-
 class PromptTokens(Result):
     """Of the prompt's tokens."""
 
@@ -242,7 +184,7 @@ class Observation(Result):
     groups: tuple[ObservedGroup, ...] = ()
 
 
-class Answer(Result):
+class Answer(Findings):
     """The model's text and what the tools found for it."""
 
     text: str
@@ -252,7 +194,6 @@ class Answer(Result):
     model: str = ""
     usage: Usage = Usage()
     timings: tuple[Timing, ...] = ()
-    image: ImageSize | None = None
     request_id: str = ""
 
     @property
@@ -264,6 +205,11 @@ class Answer(Result):
     def detections(self) -> tuple[Detection, ...]:
         """Everything that the tools found."""
         return tuple(_each(self.phrases))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every phrase that was given to a tool, once each."""
+        return tuple(dict.fromkeys(phrase.phrase for phrase in self.phrases))
 
     @property
     def images(self) -> tuple[GeneratedImage, ...]:
@@ -287,13 +233,12 @@ class Presence(Result):
     bones: tuple[tuple[str, str], ...] = ()
 
 
-class DetectionAnswer(Result):
+class DetectionAnswer(Findings):
     """What was found for a list of categories or a phrase."""
 
     # One a category, in the order in which they were asked for.
-    presence: tuple[Presence, ...] = Field(default=(), alias="categories")
-    objects: tuple[CategoryObject, ...] = Field(default=(), alias="detections")
-    image: ImageSize | None = None
+    presence: tuple[Presence, ...] = Field(alias="categories")
+    objects: tuple[CategoryObject, ...] = Field(alias="detections")
     model: str = ""
     usage: Usage = Usage()
     timings: tuple[Timing, ...] = ()
@@ -305,11 +250,16 @@ class DetectionAnswer(Result):
         bones = dict(enumerate(presence.bones for presence in self.presence))
         return tuple(found.detection(found.category, bones.get(found.category_index, ())) for found in self.objects)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every category that was asked for, found or not, once each."""
+        return tuple(dict.fromkeys(presence.phrase for presence in self.presence))
+
 
 class DrawingAnswer(Result):
     """The images that were drawn, or what became of an edited one."""
 
-    images: tuple[GeneratedImage, ...] = Field(default=(), alias="data")
+    images: tuple[GeneratedImage, ...] = Field(alias="data")
     model: str = ""
     timings: tuple[Timing, ...] = ()
     request_id: str = ""

@@ -28,6 +28,11 @@ def decode_mask(size: Sequence[int], counts: str) -> Image.Image:
     return Image.frombytes("L", (height, width), columns).transpose(Image.Transpose.TRANSPOSE)
 
 
+def mask_area(counts: str) -> int:
+    """How many pixels are set. Raises ValueError when the counts are broken."""
+    return sum(_runs(counts)[1::2])
+
+
 def encode_mask(mask: Image.Image) -> str:
     """The counts of ``mask``, an image of mode "L" that holds nothing but 0 and 255; the inverse of ``decode_mask``."""
     columns = mask.transpose(Image.Transpose.TRANSPOSE).tobytes()

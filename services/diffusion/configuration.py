@@ -91,5 +91,5 @@ class DiffusionConfig(Section):
     dropped_source: float = Field(default=0.05, ge=0, le=1)
     # What a request takes that names nothing else.
     default_steps: PositiveInt = 20
-    default_guidance: PositiveFloat = 3.0
+    default_guidance: PositiveFloat = 2.0
     default_image_guidance: PositiveFloat = 1.5

@@ -190,12 +190,16 @@ class Diffuser(nn.Module):
             rows, columns = source.latents.shape[-2:]
         squares = layout.squares if layout else [None] * len(links)
         request = self.request(links, self.sketcher(links), squares, rows, columns)
-        latents = torch.stack([self._noise(seed, rows, columns) for seed in seeds])
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        latents = self._noise(generators, rows, columns)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(options.steps, device=latents.device)
         for done, level in enumerate(scheduler.timesteps, start=1):
             velocity = self._guided(latents, level, request, source, sources is not None, options)
-            latents = scheduler.step(velocity, level, latents).prev_sample
+            # New noise in every step washes out what a small network got wrong in the steps before.
+            latents = scheduler.step(
+                velocity, level, latents, eta=1.0, variance_noise=self._noise(generators, rows, columns)
+            ).prev_sample
             on_step(done, options.steps)
         pixels = decode_latents(self.autoencoder, latents).clamp(-1, 1)
         if layout is not None:
@@ -232,9 +236,10 @@ class Diffuser(nn.Module):
         # InstructPix2Pix, equation 3.
         return free + options.image_guidance * (unasked - free) + options.guidance * (asked - unasked)
 
-    def _noise(self, seed: int, rows: int, columns: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(self.config.autoencoder.latent_channels, rows, columns, generator=generator)
+    def _noise(self, generators: Sequence[torch.Generator], rows: int, columns: int) -> Tensor:
+        """``[images, channels, rows, columns]``, each image's from a generator of its own."""
+        shape = (self.config.autoencoder.latent_channels, rows, columns)
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return noise.to(self.vocabulary.weight.device)
 
 

@@ -29,7 +29,6 @@ class AnswerWriter:
         self._stream = TextStream(tokenizer)
         self._stop = [text for text in stop if text]
         self._held = ""
-        # Code points written so far, those held back included.
         self._length = 0
         self._phrase_start = 0
         self._phrase_text = ""
@@ -39,6 +38,11 @@ class AnswerWriter:
         self.phrase = Phrase("", 0, 0)
         # A stop string appeared: the answer is over.
         self.stopped = False
+
+    @property
+    def length(self) -> int:
+        """Code points written so far, those held back included."""
+        return self._length
 
     @property
     def state(self) -> WritingState:

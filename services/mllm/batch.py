@@ -17,10 +17,13 @@ from torch import Tensor
 
 from services.mllm.answer import AnswerWriter, Phrase
 from services.mllm.conversation import Rendered
+from services.mllm.json_grammar import JsonGrammar
 from services.mllm.model import Mllm
 from services.mllm.sampling import AllowedTokens, Sampling, log_probability, pick
 from services.mllm.slots import Step
+from services.mllm.token_choices import TokenChoice, choice_of
 from services.mllm.tokenizer import MllmTokenizer
+from superlink.errors import SuperlinkError
 
 
 class FinishReason(Enum):
@@ -36,6 +39,8 @@ class TextEvent:
     """Visible text that the answer goes on with."""
 
     text: str
+    # Where log-probabilities are wanted: of this text, and of routing tokens, which may stand without any.
+    tokens: tuple[TokenChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Prompt:
     sampling: Sampling = field(default_factory=Sampling)
     # [regions, hidden]; None without visual prompts.
     region_features: Tensor | None = None
+    # What the text is held to.
+    grammar: JsonGrammar | None = None
 
 
 @dataclass(eq=False)
@@ -82,6 +89,9 @@ class Row:
     generator: torch.Generator
     # Ids that the next step feeds.
     chunk: list[int]
+    grammar: JsonGrammar | None = None
+    # Routing tokens that must not come.
+    barred: list[int] = field(default_factory=list)
     # Tokens whose keys are stored.
     length: int = 0
     completion_tokens: int = 0
@@ -91,6 +101,11 @@ class Row:
     # Nothing is sampled after the next step.
     is_full: bool = False
     finished: bool = False
+    # Why the answer cannot go on; it is finished then, without a ``FinishEvent``.
+    failure: SuperlinkError | None = None
+    # Code points that were shown, and the tokens that are not, each with the place where its text begins.
+    shown: int = 0
+    unreported: list[tuple[int, TokenChoice]] = field(default_factory=list)
 
 
 class RunningBatch:
@@ -135,8 +150,12 @@ class RunningBatch:
         self.rows.clear()
 
     def _row(self, prompt: Prompt) -> Row:
-        writer = AnswerWriter(self._tokenizer, prompt.sampling.stop)
-        return Row(prompt.sampling, writer, prompt.sampling.generator(), list(prompt.rendered.input_ids))
+        sampling, tokenizer = prompt.sampling, self._tokenizer
+        writer = AnswerWriter(tokenizer, sampling.stop)
+        routes = tokenizer.route_ids if sampling.routes is None else sampling.routes
+        barred = [token_id for route, token_id in tokenizer.route_ids.items() if route not in routes]
+        ids = list(prompt.rendered.input_ids)
+        return Row(sampling, writer, sampling.generator(), ids, prompt.grammar, barred)
 
     def _advance(
         self, first: int, rows: list[Row], image_features: Tensor | None = None, region_features: Tensor | None = None
@@ -190,6 +209,11 @@ class RunningBatch:
     def _sample(self, rows: Sequence[Row], states: Tensor) -> tuple[list[int], Tensor]:
         """The next token of each row from its last state, and the logits ``[rows, vocabulary]`` it was picked from."""
         logits = self._allowed.apply(self._model.logits(states), [row.writer.state for row in rows])
+        for place, row in enumerate(rows):
+            if row.barred:
+                logits[place, row.barred] = float("-inf")
+            if row.grammar is not None:
+                logits[place] = row.grammar.constrain(logits[place])
         tokens: list[int] = logits.argmax(dim=-1).tolist()
         for place, row in enumerate(rows):
             if row.sampling.temperature > 0.0 and not row.is_full:
@@ -205,12 +229,21 @@ class RunningBatch:
         if token == self._tokenizer.observe_id:
             self._finish(row, FinishReason.OBSERVE, events)
             return
+        start = row.writer.length
         shown = row.writer.push(token)
-        if shown:
-            events.append(TextEvent(shown))
+        self._note_choice(row, token, logits, start)
+        self._show(row, shown, events)
         if row.writer.stopped:
             self._finish(row, FinishReason.STOP, events)
             return
+        if row.grammar is not None:
+            row.grammar.accept(token)
+            row.failure = row.grammar.failure
+            row.finished = row.failure is not None
+            if row.grammar.is_complete:
+                self._finish(row, FinishReason.STOP, events)
+            if row.finished:
+                return
         row.chunk = [token]
         route = self._tokenizer.route_of_id.get(token)
         if route is not None:
@@ -222,10 +255,26 @@ class RunningBatch:
         # A group that has begun is completed even when its routing token was the last one allowed.
         row.is_full = is_last
 
+    def _note_choice(self, row: Row, token: int, logits: Tensor, start: int) -> None:
+        """Remember what stood beside ``token``, whose text begins at ``start``, where the request wants to know."""
+        alternatives = row.sampling.top_log_probabilities
+        is_reported = token not in self._tokenizer.special_ids or token in self._tokenizer.route_of_id
+        if alternatives is not None and is_reported:
+            row.unreported.append((start, choice_of(logits, token, alternatives, self._tokenizer)))
+
+    @staticmethod
+    def _show(row: Row, text: str, events: list[AnswerEvent]) -> None:
+        """Show more text, with its tokens. Tokens of text that a stop string cut off are never shown."""
+        row.shown += len(text)
+        # A routing token has no text; what stands before it was shown.
+        is_shown = [start < row.shown or not choice.encoded for start, choice in row.unreported]
+        tokens = tuple(choice for (_, choice), shown in zip(row.unreported, is_shown, strict=True) if shown)
+        row.unreported = [entry for entry, shown in zip(row.unreported, is_shown, strict=True) if not shown]
+        if text or tokens:
+            events.append(TextEvent(text, tokens))
+
     def _finish(self, row: Row, reason: FinishReason, events: list[AnswerEvent]) -> None:
-        rest = row.writer.finish()
-        if rest:
-            events.append(TextEvent(rest))
+        self._show(row, row.writer.finish(), events)
         events.append(FinishEvent(reason, row.completion_tokens))
         row.finished = True
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from services.mllm.batch import AnswerEvent, FinishEvent
 from services.mllm.conversation import Rendered
 from services.mllm.jobs import GenerateJob, ImageInput, Job, Linked, LinkJob, RegionInput, Times
+from services.mllm.json_grammar import JsonGrammar
 from services.mllm.model import Mllm
 from services.mllm.model_side import ModelSide
 from services.mllm.sampling import Sampling
@@ -109,14 +110,17 @@ class Engine:
         sampling: Sampling,
         deadline: float = math.inf,
         regions: Sequence[RegionInput] = (),
+        grammar: JsonGrammar | None = None,
     ) -> AsyncGenerator[AnswerEvent | Times, None]:
         """Let the model go on from ``rendered``. ``Times`` and then the ``FinishEvent`` come last.
+
+        ``grammar``, which is used up, holds the text to a schema; special tokens then never come.
 
         Closing the iterator takes the request out of the batch before the next step. Raises SuperlinkError.
         """
         # One token at least must fit behind the prompt.
         self._check_length(len(rendered.input_ids) + 1)
-        job = GenerateJob(rendered, tuple(images), deadline, sampling=sampling, regions=tuple(regions))
+        job = GenerateJob(rendered, tuple(images), deadline, sampling=sampling, regions=tuple(regions), grammar=grammar)
         self._admit(self._generations, job)
         try:
             while True:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from services.mllm.batch import AnswerEvent, Row
 from services.mllm.conversation import Rendered
+from services.mllm.json_grammar import JsonGrammar
 from services.mllm.region_encoder import RegionView
 from services.mllm.sampling import Sampling
 from superlink.errors import SuperlinkError
@@ -100,6 +101,8 @@ class GenerateJob(Job):
     """A request that the model answers in its own words."""
 
     sampling: Sampling = field(default_factory=Sampling)
+    # What the text is held to.
+    grammar: JsonGrammar | None = None
     events: asyncio.Queue[list[AnswerEvent] | SuperlinkError] = field(default_factory=asyncio.Queue)
     # Its place in the running batch, while it has one.
     row: Row | None = None

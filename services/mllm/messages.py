@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.mllm.batch import FinishReason, GroupEvent
+from services.mllm.batch import FinishReason, GroupEvent, TextEvent
 from services.mllm.config import MllmConfig
 from services.mllm.conversation import (
     ImagePart,
@@ -22,6 +22,7 @@ from services.mllm.conversation import (
     fold_capitals,
 )
 from services.mllm.sampling import Sampling
+from services.mllm.token_choices import TokenChoice
 from services.runtime.tensors import tensor_to_message
 from superlink.errors import invalid_argument
 from superlink.profile import ImageLimits
@@ -84,8 +85,8 @@ def turns_of(messages: Sequence[mllm_pb2.Message], folds_capitals: bool = False)
     return turns, shown
 
 
-def sampling_of(message: mllm_pb2.Sampling, default_max_new_tokens: int) -> Sampling:
-    """Sampling settings with their defaults. Raises SuperlinkError (``invalid_sampling``)."""
+def sampling_of(message: mllm_pb2.Sampling, default_max_new_tokens: int, routes: frozenset[str] | None) -> Sampling:
+    """Sampling settings with their defaults; ``routes`` may be called. Raises SuperlinkError (``invalid_sampling``)."""
     if not (math.isfinite(message.temperature) and message.temperature >= 0):
         raise invalid_argument("invalid_sampling", f"temperature is {message.temperature}; it must be 0 or more.")
     if not 0 <= message.top_p <= 1:
@@ -93,10 +94,17 @@ def sampling_of(message: mllm_pb2.Sampling, default_max_new_tokens: int) -> Samp
     return Sampling(
         temperature=message.temperature,
         top_p=message.top_p or 1.0,
-        seed=message.seed,
+        seed=message.seed if message.HasField("seed") else None,
         max_new_tokens=message.max_new_tokens or default_max_new_tokens,
         stop=tuple(message.stop),
+        routes=routes,
+        top_log_probabilities=message.top_log_probabilities if message.HasField("top_log_probabilities") else None,
     )
+
+
+def text_message(event: TextEvent) -> mllm_pb2.TextDelta:
+    """More of a generated answer."""
+    return mllm_pb2.TextDelta(text=event.text, tokens=[_choice_message(choice) for choice in event.tokens])
 
 
 def group_message(event: GroupEvent) -> types_pb2.LinkGroup:
@@ -164,6 +172,15 @@ def _part(part: mllm_pb2.Part, message: int, shown: Shown, folds_capitals: bool)
     if kind == "observation":
         return Observation(tuple(_observed_group(group) for group in part.observation.groups))
     raise invalid_argument("invalid_message", f"Message {message} has a part without content.")
+
+
+def _choice_message(choice: TokenChoice) -> mllm_pb2.TokenChoice:
+    return mllm_pb2.TokenChoice(
+        token=choice.token,
+        encoded=choice.encoded,
+        log_probability=choice.log_probability,
+        alternatives=[_choice_message(other) for other in choice.alternatives],
+    )
 
 
 def _observed_group(group: mllm_pb2.ObservedGroup) -> ObservedGroup:

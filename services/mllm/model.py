@@ -82,7 +82,7 @@ class Mllm(nn.Module):
         if config.public is None:
             self._fit_tower()
         self.internvl.model.language_model.set_attn_implementation(SLOT_ATTENTION)
-        self.link = SuperLink(config.routes, self.hidden_size, config.adapter_version)
+        self.link = SuperLink(config.routes, self.hidden_size, config.adapter_version, config.query_tables)
         self.region_encoder: RegionEncoder | None = None
         if config.region_token_id is not None:
             tower: Any = internvl.vision_config

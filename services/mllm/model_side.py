@@ -77,7 +77,7 @@ class ModelSide:
             return
         for row, events in results:
             job = self._jobs[row]
-            outcome.events.append((job, events))
+            _report(job, row, events, outcome)
             if row.finished:
                 self._detach(job)
 
@@ -98,7 +98,7 @@ class ModelSide:
                 self._join([job], outcome)
             return
         for job, (row, events) in zip(jobs, results, strict=True):
-            outcome.events.append((job, events))
+            _report(job, row, events, outcome)
             if not row.finished:
                 job.row = row
                 self._jobs[row] = job
@@ -183,7 +183,14 @@ class ModelSide:
             torch.cat(features) if features else None,
             sampling,
             torch.cat(marked) if marked else None,
+            job.grammar if isinstance(job, GenerateJob) else None,
         )
+
+
+def _report(job: GenerateJob, row: Row, events: list[AnswerEvent], outcome: Outcome) -> None:
+    outcome.events.append((job, events))
+    if row.failure is not None:
+        outcome.failures.append((job, row.failure))
 
 
 def _internal_error() -> SuperlinkError:

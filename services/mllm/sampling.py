@@ -39,15 +39,19 @@ class Sampling:
     temperature: float = 0.0
     # Smallest set of tokens whose probabilities reach this sum.
     top_p: float = 1.0
-    # 0 draws a seed.
-    seed: int = 0
+    # None draws one.
+    seed: int | None = None
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
+    # Routing tokens that may come; None: every one.
+    routes: frozenset[str] | None = None
+    # How many of the likeliest tokens to report beside each that was taken; None: no log-probabilities at all.
+    top_log_probabilities: int | None = None
 
     def generator(self) -> torch.Generator:
         """A generator of this request's own, so that the company in a batch never changes an answer."""
         generator = torch.Generator()
-        generator.manual_seed((self.seed or secrets.randbits(63)) % 2**63)
+        generator.manual_seed((secrets.randbits(63) if self.seed is None else self.seed) % 2**63)
         return generator
 
 

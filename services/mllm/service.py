@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 import time
@@ -25,12 +26,14 @@ from services.mllm.conversation import (
 )
 from services.mllm.engine import Engine
 from services.mllm.jobs import ImageInput, RegionInput, Times
+from services.mllm.json_grammar import JsonGrammars
 from services.mllm.messages import (
     Shown,
     describe_message,
     finish_message,
     group_message,
     sampling_of,
+    text_message,
     timings_of,
     turns_of,
 )
@@ -65,6 +68,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         self._images = ImageExecutor()
         self._tokenizer: MllmTokenizer
         self._config: MllmConfig
+        self._grammars: JsonGrammars
         self._engine: Engine
 
     def register(self, server: GrpcServer) -> None:
@@ -77,6 +81,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         self._config = model.config
         self._tokens_per_tile = model.config.tokens_per_tile
         self._decoder_of_route = {route.token: route.decoder for route in model.config.routes}
+        self._grammars = JsonGrammars(self._tokenizer, model.config.vocab_size)
         self._engine = Engine(
             model,
             self._tokenizer,
@@ -111,18 +116,21 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         """Stream the model's own answer."""
         began = time.monotonic()
         turns, shown = turns_of(request.messages, self._config.fold_capitals)
-        sampling = sampling_of(request.sampling, self._settings.max_new_tokens)
+        routes = self._selected_routes(request.tools) if request.HasField("tools") else None
+        sampling = sampling_of(request.sampling, self._settings.max_new_tokens, routes)
         with self._engine.admission():
+            # Not in this thread: a large schema takes a while.
+            grammar = await asyncio.to_thread(self._grammars.of, request.json_schema) if request.json_schema else None
             inputs = await self._prepare(shown.images)
             rendered = self._render(turns, inputs, for_generation=True)
             regions = await self._look(shown)
             prepare_s = time.monotonic() - began
             times = Times(0.0, 0.0)
-            answer = self._engine.generate(rendered, inputs, sampling, deadline_of(context), regions)
+            answer = self._engine.generate(rendered, inputs, sampling, deadline_of(context), regions, grammar)
             async with contextlib.aclosing(answer) as events:
                 async for event in events:
                     if isinstance(event, TextEvent):
-                        yield mllm_pb2.GenerateEvent(text_delta=mllm_pb2.TextDelta(text=event.text))
+                        yield mllm_pb2.GenerateEvent(text_delta=text_message(event))
                     elif isinstance(event, GroupEvent):
                         yield mllm_pb2.GenerateEvent(link_group=group_message(event))
                     elif isinstance(event, Times):
@@ -162,6 +170,9 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         ]
         timings = timings_of(prepare_s, linked.queue_s, linked.compute_s, time.monotonic() - began)
         return mllm_pb2.LinkResponse(groups=groups, usage=self._usage(rendered, 0), timings=timings)
+
+    def _selected_routes(self, tools: mllm_pb2.ToolSelection) -> frozenset[str]:
+        return frozenset(route for route, decoder in self._decoder_of_route.items() if decoder in tools.decoders)
 
     async def _warm_up(self, engine: Engine) -> None:
         """Answer one question and one fast-path request about a grey picture."""

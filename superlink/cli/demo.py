@@ -13,9 +13,19 @@ import typer
 from PIL import Image
 from rich.markup import escape
 
-from superlink.cli.ask import StartOption, TimeoutOption, gateway_address, print_findings, read_image, write_file
+from superlink.cli.connected import connected_client
 from superlink.cli.console import fail, notes, output
-from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, UrlOption
+from superlink.cli.files import read_image, write_file
+from superlink.cli.options import (
+    DEFAULT_PROFILE,
+    ApiKeyOption,
+    ProfileOption,
+    SetOption,
+    StartOption,
+    TimeoutOption,
+    UrlOption,
+)
+from superlink.cli.report import print_findings
 from superlink.client import Client
 from superlink.composition import Panel, captioned_grid
 from superlink.drawing import annotate
@@ -69,6 +79,7 @@ def demo(
         Path | None, typer.Option("--json", metavar="FILE", help="Write all questions and answers, by tool.")
     ] = None,
     url: UrlOption = None,
+    api_key: ApiKeyOption = None,
     start: StartOption = False,
     timeout_s: TimeoutOption = 60.0,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -81,7 +92,9 @@ def demo(
     Example: superlink demo --start
     """
     sample = read_image(superlink_home() / SAMPLE)
-    with gateway_address(profile, settings, url, start) as address, Client(address, timeout_s=timeout_s) as client:
+    with connected_client(
+        profile=profile, settings=settings, url=url, start=start, api_key=api_key, timeout_s=timeout_s
+    ) as client:
         deployed = deployed_services(client.ready())
         visits = [visit(client, stop, sample, deployed) for stop in STOPS]
     buffer = io.BytesIO()
@@ -110,7 +123,7 @@ def visit(client: Client, stop: Stop, sample: bytes, deployed: frozenset[str]) -
     visited = _ask(client, stop, sample) if stop.service in deployed else _left_out(stop)
     if visited.answer is not None:
         output.print(visited.answer.text, markup=False, highlight=False)
-        print_findings(visited.answer)
+        print_findings(visited.answer, output)
     if visited.note:
         notes.print(f"[{'bold red' if visited.has_failed else 'yellow'}]{escape(visited.note)}[/]", highlight=False)
     output.print()

@@ -11,39 +11,72 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from superlink.cli.ask import (
+from superlink.cli.connected import connected_client
+from superlink.cli.console import fail, notes
+from superlink.cli.files import console_for_people, read_image, write_file, write_json
+from superlink.cli.options import (
+    ASKED_PANEL,
+    DEFAULT_PROFILE,
+    RESULT_PANEL,
+    ApiKeyOption,
     ImageArgument,
     JsonOption,
+    ProfileOption,
+    SetOption,
     StartOption,
     TimeoutOption,
-    gateway_address,
-    print_timings,
-    read_image,
-    write_file,
+    TimingsOption,
+    UrlOption,
 )
-from superlink.cli.console import fail, notes, output
-from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, UrlOption
-from superlink.client import Client
+from superlink.cli.report import print_timings
 from superlink.drawing_calls import DrawingOptions
 from superlink.results import DrawingAnswer
 
 OutOption = Annotated[
-    Path, typer.Option("--out", "-o", metavar="PNG", help="Where to write; several images are numbered: cat-1.png.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PNG",
+        help="Where to write; several images are numbered: cat-1.png.",
+        rich_help_panel=RESULT_PANEL,
+    ),
 ]
-CountOption = Annotated[int, typer.Option("-n", "--count", min=1, max=4, help="How many images to make.")]
+CountOption = Annotated[
+    int, typer.Option("-n", "--count", min=1, max=4, help="How many images to make.", rich_help_panel=ASKED_PANEL)
+]
 SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="WxH", help="In pixels, multiples of 16: 128x128. Default: the tool's.")
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="WxH",
+        help="In pixels, multiples of 16: 128x128. Default: the tool's.",
+        rich_help_panel=ASKED_PANEL,
+    ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="The same seed makes the same image. Default: a new one each time.")
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        help="The same seed makes the same image. Default: a new one each time.",
+        rich_help_panel=ASKED_PANEL,
+    ),
 ]
 StepsOption = Annotated[
-    int | None, typer.Option("--steps", min=1, max=100, help="More take longer and bring out more.")
+    int | None,
+    typer.Option("--steps", min=1, max=100, help="More take longer and bring out more.", rich_help_panel=ASKED_PANEL),
 ]
 GuidanceOption = Annotated[
-    float | None, typer.Option("--guidance", min=0, max=30, help="How far to follow the prompt; 1 does not exaggerate.")
+    float | None,
+    typer.Option(
+        "--guidance",
+        min=0,
+        max=30,
+        help="How far to follow the prompt; 1 does not exaggerate.",
+        rich_help_panel=ASKED_PANEL,
+    ),
 ]
-TimingsOption = Annotated[bool, typer.Option("--timings", help="Also print where the time went.")]
 
 
 def generate(
@@ -54,22 +87,27 @@ def generate(
     seed: SeedOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
-    url: UrlOption = None,
-    start: StartOption = False,
     json_file: JsonOption = None,
     timings: TimingsOption = False,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    start: StartOption = False,
     timeout_s: TimeoutOption = 60.0,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:
     """Draw what a prompt says; prints the seed, with which the same image can be made again.
 
+    A bar shows the steps. With -n several images are made, each with a seed of its own; --json says which file has
+    which.
+
     Example: superlink generate "a cat beside a tree" --out cat.png --seed 3 -n 2
     """
     options: DrawingOptions = {"n": count, "size": _size(size), "seed": seed, "steps": steps, "guidance": guidance}
     with (
-        gateway_address(profile, settings, url, start) as address,
-        Client(address, timeout_s=timeout_s) as client,
+        connected_client(
+            profile=profile, settings=settings, url=url, start=start, api_key=api_key, timeout_s=timeout_s
+        ) as client,
         _progress_bar("drawing") as on_progress,
     ):
         drawn = client.generate(prompt, on_progress=on_progress, **options)
@@ -82,26 +120,40 @@ def edit(
     out: OutOption = Path("edited.png"),
     mask: Annotated[
         Path | None,
-        typer.Option("--mask", metavar="PNG", help="Of the image's size; what is transparent in it is meant."),
+        typer.Option(
+            "--mask",
+            metavar="PNG",
+            help="Of the image's size; what is transparent in it is meant.",
+            rich_help_panel=ASKED_PANEL,
+        ),
     ] = None,
     count: CountOption = 1,
     seed: SeedOption = None,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     image_guidance: Annotated[
-        float | None, typer.Option("--image-guidance", min=0, max=30, help="How far to keep to the image.")
+        float | None,
+        typer.Option(
+            "--image-guidance", min=0, max=30, help="How far to keep to the image.", rich_help_panel=ASKED_PANEL
+        ),
     ] = None,
-    url: UrlOption = None,
-    start: StartOption = False,
     json_file: JsonOption = None,
     timings: TimingsOption = False,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    start: StartOption = False,
     timeout_s: TimeoutOption = 60.0,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:
     """Change in an image what a prompt says; the result has the image's size.
 
+    What the prompt is about is found by itself; where there are several, --mask says which. What an edit does not
+    change is the image itself, pixel by pixel.
+
     Example: superlink edit scene.png "make the dog blue" --out blue.png
+
+    Example: superlink edit scene.png "remove it" --mask dog.png --seed 3
     """
     content = read_image(image)
     mask_content = read_image(mask) if mask is not None else None
@@ -113,8 +165,9 @@ def edit(
         "image_guidance": image_guidance,
     }
     with (
-        gateway_address(profile, settings, url, start) as address,
-        Client(address, timeout_s=timeout_s) as client,
+        connected_client(
+            profile=profile, settings=settings, url=url, start=start, api_key=api_key, timeout_s=timeout_s
+        ) as client,
         _progress_bar("editing") as on_progress,
     ):
         edited = client.edit(content, prompt, mask=mask_content, on_progress=on_progress, **options)
@@ -140,6 +193,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _report(drawn: DrawingAnswer, out: Path, json_file: Path | None, timings: bool) -> None:
+    console = console_for_people(json_file)
     several = len(drawn.images) > 1
     files = [
         out.with_name(f"{out.stem}-{number}{out.suffix}") if several else out
@@ -147,11 +201,10 @@ def _report(drawn: DrawingAnswer, out: Path, json_file: Path | None, timings: bo
     ]
     for file, image in zip(files, drawn.images, strict=True):
         write_file(file, image.content)
-        output.print(f"{file}: {image.width} x {image.height} pixels, seed {image.seed}", highlight=False)
+        console.print(f"{file}: {image.width} x {image.height} pixels, seed {image.seed}", highlight=False)
     if timings:
-        print_timings(drawn.timings)
-    if json_file is not None:
-        document = drawn.model_dump(mode="json", exclude={"images": {"__all__": {"b64_json"}}})
-        for file, entry in zip(files, document["images"], strict=True):
-            entry["file"] = str(file)
-        write_file(json_file, json.dumps(document, indent=2).encode())
+        print_timings(drawn.timings, console)
+    document = drawn.model_dump(mode="json", exclude={"images": {"__all__": {"b64_json"}}})
+    for file, entry in zip(files, document["images"], strict=True):
+        entry["file"] = str(file)
+    write_json(json_file, json.dumps(document, indent=2))

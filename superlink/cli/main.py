@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.markup import escape
 
-from superlink.cli.ask import ask, detect, pose, segment
+from superlink.cli.ask import ask
 from superlink.cli.console import notes
 from superlink.cli.demo import demo
 from superlink.cli.doctor import doctor
+from superlink.cli.find import detect, pose, segment
 from superlink.cli.generate import edit, generate
 from superlink.cli.rooms import add_room_commands, missing_extra_message, room_commands
 from superlink.cli.up import status, up
@@ -46,7 +47,10 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     for name, command in OWN_COMMANDS.items():
         app.command(name)(command)
     if not arguments or arguments[0] not in OWN_COMMANDS:
-        add_room_commands(app, room_commands())
+        rooms = room_commands()
+        # Some bring torch along, which takes seconds; an agent that starts `superlink mcp` waits for it.
+        asked = [entry for entry in rooms if entry.name in arguments[:1]]
+        add_room_commands(app, asked or rooms)
     return app
 
 

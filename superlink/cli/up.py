@@ -17,7 +17,7 @@ from rich.table import Table
 
 from superlink.cli.console import fail, notes, output
 from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, UrlOption, gateway_url, read_profile
-from superlink.profile import Profile
+from superlink.profile import Profile, is_loopback
 from superlink.stack import LocalStack, StackEvent
 
 TROUBLE = ("died", "restarting")
@@ -52,6 +52,10 @@ def up(
     stack.on_event = report
     try:
         output.print(f"Superlink runs at [bold]{stack.url}[/]. Stop it with Ctrl-C.")
+        output.print(f"In a browser: {stack.url}/playground", highlight=False)
+        if not stack.profile.gateway.keys.required:
+            reach = "this machine" if is_loopback(stack.profile.gateway.host) else "the network"
+            notes.print(f"No API key is needed: whoever can reach it from {reach} is answered.")
         output.print(f'Try: superlink ask IMAGE "What is here? Show me." --url {stack.url}', highlight=False)
         stack.wait()
         notes.print("Stopping; requests in flight may finish. Ctrl-C again: at once.")

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from superlink.v1 import types_pb2 as superlink_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17superlink/v1/mllm.proto\x12\x0csuperlink.v1\x1a\x18superlink/v1/types.proto\"\x15\n\x13\x44\x65scribeMllmRequest\"o\n\x05Route\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\x19\n\x11queries_per_group\x18\x03 \x01(\r\x12\x12\n\nlink_width\x18\x04 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x05 \x01(\t\"\xb5\x01\n\x14\x44\x65scribeMllmResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x06routes\x18\x03 \x03(\x0b\x32\x13.superlink.v1.Route\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x12\n\nmax_images\x18\x05 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x06 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x07 \x01(\x04\"-\n\x0cRoutedPhrase\x12\r\n\x05route\x18\x01 \x01(\t\x12\x0e\n\x06phrase\x18\x02 \x01(\t\":\n\x0bObservation\x12+\n\x06groups\x18\x01 \x03(\x0b\x32\x1b.superlink.v1.ObservedGroup\"m\n\rObservedGroup\x12\r\n\x05route\x18\x01 \x01(\t\x12\x0e\n\x06phrase\x18\x02 \x01(\t\x12-\n\x07objects\x18\x03 \x03(\x0b\x32\x1c.superlink.v1.ObservedObject\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\"O\n\x0eObservedObject\x12\n\n\x02x1\x18\x01 \x01(\r\x12\n\n\x02y1\x18\x02 \x01(\r\x12\n\n\x02x2\x18\x03 \x01(\r\x12\n\n\x02y2\x18\x04 \x01(\r\x12\r\n\x05score\x18\x05 \x01(\x02\"\xd3\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.superlink.v1.ImageH\x00\x12\x33\n\rrouted_phrase\x18\x03 \x01(\x0b\x32\x1a.superlink.v1.RoutedPhraseH\x00\x12\x30\n\x0bobservation\x18\x04 \x01(\x0b\x32\x19.superlink.v1.ObservationH\x00\x12&\n\x06region\x18\x05 \x01(\x0b\x32\x14.superlink.v1.RegionH\x00\x42\x06\n\x04part\"N\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.superlink.v1.Role\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.superlink.v1.Part\"b\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x0c\n\x04stop\x18\x05 \x03(\t\"x\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.superlink.v1.Message\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.superlink.v1.Sampling\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"O\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"[\n\x06\x46inish\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.superlink.v1.FinishReason\x12%\n\x07timings\x18\x02 \x03(\x0b\x32\x14.superlink.v1.Timing\"\xc4\x01\n\rGenerateEvent\x12-\n\ntext_delta\x18\x01 \x01(\x0b\x32\x17.superlink.v1.TextDeltaH\x00\x12-\n\nlink_group\x18\x02 \x01(\x0b\x32\x17.superlink.v1.LinkGroupH\x00\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x13.superlink.v1.UsageH\x00\x12&\n\x06\x66inish\x18\x04 \x01(\x0b\x32\x14.superlink.v1.FinishH\x00\x42\x07\n\x05\x65vent\"\x94\x01\n\x0bLinkRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0f\n\x07phrases\x18\x03 \x03(\t\x12\"\n\x05image\x18\x04 \x01(\x0b\x32\x13.superlink.v1.Image\x12-\n\tfollowing\x18\x05 \x03(\x0b\x32\x1a.superlink.v1.RoutedPhrase\"\x82\x01\n\x0cLinkResponse\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.superlink.v1.LinkGroup\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Usage\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.Timing*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_OBSERVE\x10\x03\x32\xe2\x01\n\x04Mllm\x12Q\n\x08\x44\x65scribe\x12!.superlink.v1.DescribeMllmRequest\x1a\".superlink.v1.DescribeMllmResponse\x12H\n\x08Generate\x12\x1d.superlink.v1.GenerateRequest\x1a\x1b.superlink.v1.GenerateEvent0\x01\x12=\n\x04Link\x12\x19.superlink.v1.LinkRequest\x1a\x1a.superlink.v1.LinkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17superlink/v1/mllm.proto\x12\x0csuperlink.v1\x1a\x18superlink/v1/types.proto\"\x15\n\x13\x44\x65scribeMllmRequest\"o\n\x05Route\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\x19\n\x11queries_per_group\x18\x03 \x01(\r\x12\x12\n\nlink_width\x18\x04 \x01(\r\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x05 \x01(\t\"\xb5\x01\n\x14\x44\x65scribeMllmResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x06routes\x18\x03 \x03(\x0b\x32\x13.superlink.v1.Route\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x12\n\nmax_images\x18\x05 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x06 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x07 \x01(\x04\"-\n\x0cRoutedPhrase\x12\r\n\x05route\x18\x01 \x01(\t\x12\x0e\n\x06phrase\x18\x02 \x01(\t\":\n\x0bObservation\x12+\n\x06groups\x18\x01 \x03(\x0b\x32\x1b.superlink.v1.ObservedGroup\"m\n\rObservedGroup\x12\r\n\x05route\x18\x01 \x01(\t\x12\x0e\n\x06phrase\x18\x02 \x01(\t\x12-\n\x07objects\x18\x03 \x03(\x0b\x32\x1c.superlink.v1.ObservedObject\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\"O\n\x0eObservedObject\x12\n\n\x02x1\x18\x01 \x01(\r\x12\n\n\x02y1\x18\x02 \x01(\r\x12\n\n\x02x2\x18\x03 \x01(\r\x12\n\n\x02y2\x18\x04 \x01(\r\x12\r\n\x05score\x18\x05 \x01(\x02\"\xd3\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05image\x18\x02 \x01(\x0b\x32\x13.superlink.v1.ImageH\x00\x12\x33\n\rrouted_phrase\x18\x03 \x01(\x0b\x32\x1a.superlink.v1.RoutedPhraseH\x00\x12\x30\n\x0bobservation\x18\x04 \x01(\x0b\x32\x19.superlink.v1.ObservationH\x00\x12&\n\x06region\x18\x05 \x01(\x0b\x32\x14.superlink.v1.RegionH\x00\x42\x06\n\x04part\"N\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.superlink.v1.Role\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.superlink.v1.Part\"\xae\x01\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\"\n\x15top_log_probabilities\x18\x06 \x01(\rH\x01\x88\x01\x01\x42\x07\n\x05_seedB\x18\n\x16_top_log_probabilities\"!\n\rToolSelection\x12\x10\n\x08\x64\x65\x63oders\x18\x01 \x03(\t\"\xb9\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.superlink.v1.Message\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.superlink.v1.Sampling\x12*\n\x05tools\x18\x04 \x01(\x0b\x32\x1b.superlink.v1.ToolSelection\x12\x13\n\x0bjson_schema\x18\x05 \x01(\t\"w\n\x0bTokenChoice\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x65ncoded\x18\x02 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\x12/\n\x0c\x61lternatives\x18\x04 \x03(\x0b\x32\x19.superlink.v1.TokenChoice\"D\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12)\n\x06tokens\x18\x02 \x03(\x0b\x32\x19.superlink.v1.TokenChoice\"O\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"[\n\x06\x46inish\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.superlink.v1.FinishReason\x12%\n\x07timings\x18\x02 \x03(\x0b\x32\x14.superlink.v1.Timing\"\xc4\x01\n\rGenerateEvent\x12-\n\ntext_delta\x18\x01 \x01(\x0b\x32\x17.superlink.v1.TextDeltaH\x00\x12-\n\nlink_group\x18\x02 \x01(\x0b\x32\x17.superlink.v1.LinkGroupH\x00\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x13.superlink.v1.UsageH\x00\x12&\n\x06\x66inish\x18\x04 \x01(\x0b\x32\x14.superlink.v1.FinishH\x00\x42\x07\n\x05\x65vent\"\x94\x01\n\x0bLinkRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0f\n\x07phrases\x18\x03 \x03(\t\x12\"\n\x05image\x18\x04 \x01(\x0b\x32\x13.superlink.v1.Image\x12-\n\tfollowing\x18\x05 \x03(\x0b\x32\x1a.superlink.v1.RoutedPhrase\"\x82\x01\n\x0cLinkResponse\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.superlink.v1.LinkGroup\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Usage\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.Timing*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\x98\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_OBSERVE\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x32\xe2\x01\n\x04Mllm\x12Q\n\x08\x44\x65scribe\x12!.superlink.v1.DescribeMllmRequest\x1a\".superlink.v1.DescribeMllmResponse\x12H\n\x08Generate\x12\x1d.superlink.v1.GenerateRequest\x1a\x1b.superlink.v1.GenerateEvent0\x01\x12=\n\x04Link\x12\x19.superlink.v1.LinkRequest\x1a\x1a.superlink.v1.LinkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'superlink.v1.mllm_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1886
-  _globals['_ROLE']._serialized_end=1966
-  _globals['_FINISHREASON']._serialized_start=1968
-  _globals['_FINISHREASON']._serialized_end=2090
+  _globals['_ROLE']._serialized_start=2228
+  _globals['_ROLE']._serialized_end=2308
+  _globals['_FINISHREASON']._serialized_start=2311
+  _globals['_FINISHREASON']._serialized_end=2463
   _globals['_DESCRIBEMLLMREQUEST']._serialized_start=67
   _globals['_DESCRIBEMLLMREQUEST']._serialized_end=88
   _globals['_ROUTE']._serialized_start=90
@@ -54,22 +54,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PART']._serialized_end=898
   _globals['_MESSAGE']._serialized_start=900
   _globals['_MESSAGE']._serialized_end=978
-  _globals['_SAMPLING']._serialized_start=980
-  _globals['_SAMPLING']._serialized_end=1078
-  _globals['_GENERATEREQUEST']._serialized_start=1080
-  _globals['_GENERATEREQUEST']._serialized_end=1200
-  _globals['_TEXTDELTA']._serialized_start=1202
-  _globals['_TEXTDELTA']._serialized_end=1227
-  _globals['_USAGE']._serialized_start=1229
-  _globals['_USAGE']._serialized_end=1308
-  _globals['_FINISH']._serialized_start=1310
-  _globals['_FINISH']._serialized_end=1401
-  _globals['_GENERATEEVENT']._serialized_start=1404
-  _globals['_GENERATEEVENT']._serialized_end=1600
-  _globals['_LINKREQUEST']._serialized_start=1603
-  _globals['_LINKREQUEST']._serialized_end=1751
-  _globals['_LINKRESPONSE']._serialized_start=1754
-  _globals['_LINKRESPONSE']._serialized_end=1884
-  _globals['_MLLM']._serialized_start=2093
-  _globals['_MLLM']._serialized_end=2319
+  _globals['_SAMPLING']._serialized_start=981
+  _globals['_SAMPLING']._serialized_end=1155
+  _globals['_TOOLSELECTION']._serialized_start=1157
+  _globals['_TOOLSELECTION']._serialized_end=1190
+  _globals['_GENERATEREQUEST']._serialized_start=1193
+  _globals['_GENERATEREQUEST']._serialized_end=1378
+  _globals['_TOKENCHOICE']._serialized_start=1380
+  _globals['_TOKENCHOICE']._serialized_end=1499
+  _globals['_TEXTDELTA']._serialized_start=1501
+  _globals['_TEXTDELTA']._serialized_end=1569
+  _globals['_USAGE']._serialized_start=1571
+  _globals['_USAGE']._serialized_end=1650
+  _globals['_FINISH']._serialized_start=1652
+  _globals['_FINISH']._serialized_end=1743
+  _globals['_GENERATEEVENT']._serialized_start=1746
+  _globals['_GENERATEEVENT']._serialized_end=1942
+  _globals['_LINKREQUEST']._serialized_start=1945
+  _globals['_LINKREQUEST']._serialized_end=2093
+  _globals['_LINKRESPONSE']._serialized_start=2096
+  _globals['_LINKRESPONSE']._serialized_end=2226
+  _globals['_MLLM']._serialized_start=2466
+  _globals['_MLLM']._serialized_end=2692
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     FINISH_REASON_OBSERVE: _FinishReason.ValueType  # 3
     """The model wants to read the results of its tool calls before it goes on."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 4
+    """Of answers that leave it to the client to go on from the results of their tool calls; the MLLM itself never says so."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -58,6 +60,8 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 FINISH_REASON_OBSERVE: FinishReason.ValueType  # 3
 """The model wants to read the results of its tool calls before it goes on."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 4
+"""Of answers that leave it to the client to go on from the results of their tool calls; the MLLM itself never says so."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -339,14 +343,17 @@ class Sampling(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    TOP_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 (the default) is greedy."""
     top_p: _builtins.float
     """0 means 1: no truncation."""
     seed: _builtins.int
-    """Matters when temperature is above 0. 0 means a random seed: the same request may be answered differently."""
+    """Matters when temperature is above 0. Unset: a random one, so that the same request may be answered differently."""
     max_new_tokens: _builtins.int
     """0 means the profile's default."""
+    top_log_probabilities: _builtins.int
+    """How many of the likeliest tokens to report beside each that was taken. Unset: no log-probabilities at all."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -354,17 +361,47 @@ class Sampling(_message.Message):
         *,
         temperature: _builtins.float = ...,
         top_p: _builtins.float = ...,
-        seed: _builtins.int = ...,
+        seed: _builtins.int | None = ...,
         max_new_tokens: _builtins.int = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        top_log_probabilities: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_top_log_probabilities", b"_top_log_probabilities", "seed", b"seed", "top_log_probabilities", b"top_log_probabilities"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_top_log_probabilities", b"_top_log_probabilities", "max_new_tokens", b"max_new_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_log_probabilities", b"top_log_probabilities", "top_p", b"top_p"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__top_log_probabilities: _TypeAlias = _typing.Literal["top_log_probabilities"]  # noqa: Y015
+    _WhichOneofArgType__top_log_probabilities: _TypeAlias = _typing.Literal["_top_log_probabilities", b"_top_log_probabilities"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_log_probabilities) -> _WhichOneofReturnType__top_log_probabilities | None: ...
+
+Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
+
+@_typing.final
+class ToolSelection(_message.Message):
+    """Which tools an answer may call, by the names of their decoders. None: no tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECODERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decoders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        decoders: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_new_tokens", b"max_new_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoders", b"decoders"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
+Global___ToolSelection: _TypeAlias = ToolSelection  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
@@ -373,43 +410,95 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    json_schema: _builtins.str
+    """A JSON schema: the text is JSON that fits it and calls no tool. Empty: the model writes what it likes."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """In order. If the last one is an assistant message, the model goes on writing it (after an observation)."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling: ...
+    @_builtins.property
+    def tools(self) -> Global___ToolSelection:
+        """Unset: any tool."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         messages: _abc.Iterable[Global___Message] | None = ...,
         sampling: Global___Sampling | None = ...,
+        tools: Global___ToolSelection | None = ...,
+        json_schema: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
+class TokenChoice(_message.Message):
+    """A token that was taken, or could have been."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    ENCODED_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Its text, with U+FFFD for parts of a character; of a routing token its name."""
+    encoded: _builtins.bytes
+    """The bytes that it stands for; none for tokens that are no text."""
+    log_probability: _builtins.float
+    """Among the tokens that could come, at temperature 1."""
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenChoice]:
+        """The likeliest tokens in its place, best first, itself often among them."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        encoded: _builtins.bytes = ...,
+        log_probability: _builtins.float = ...,
+        alternatives: _abc.Iterable[Global___TokenChoice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "encoded", b"encoded", "log_probability", b"log_probability", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenChoice: _TypeAlias = TokenChoice  # noqa: Y015
+
+@_typing.final
 class TextDelta(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Visible text only: special tokens never appear here."""
+    """Visible text only: special tokens never appear here. May be empty where tokens are reported."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenChoice]:
+        """Where log-probabilities were asked for: the tokens of this text, and routing tokens."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        tokens: _abc.Iterable[Global___TokenChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,9 +101,18 @@ class AnswerRequest(_message.Message):
     MAX_ROUNDS_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
     DIFFUSION_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    ENDS_AT_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     max_rounds: _builtins.int
     """How often the model may read observations and go on. Unset: the profile's default (2). 0: text and results only."""
+    ends_at_tool_calls: _builtins.bool
+    """The answer ends with the first round that calls a tool, once the results are there: the client goes on from them."""
+    json_schema: _builtins.str
+    """A JSON schema. The model first answers as it always does, in a draft, until it has read the results of its tools, or
+    to its end where it needs none. Then it writes the text: JSON that fits the schema. Empty: free text, no draft.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_mllm_pb2.Message]: ...
     @_builtins.property
@@ -112,6 +121,10 @@ class AnswerRequest(_message.Message):
     def detection(self) -> _decoder_pb2.DetectionOptions: ...
     @_builtins.property
     def diffusion(self) -> _decoder_pb2.DiffusionOptions: ...
+    @_builtins.property
+    def tools(self) -> _mllm_pb2.ToolSelection:
+        """Unset: any tool."""
+
     def __init__(
         self,
         *,
@@ -121,10 +134,13 @@ class AnswerRequest(_message.Message):
         max_rounds: _builtins.int | None = ...,
         detection: _decoder_pb2.DetectionOptions | None = ...,
         diffusion: _decoder_pb2.DiffusionOptions | None = ...,
+        tools: _mllm_pb2.ToolSelection | None = ...,
+        ends_at_tool_calls: _builtins.bool = ...,
+        json_schema: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "diffusion", b"diffusion", "max_rounds", b"max_rounds", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "diffusion", b"diffusion", "max_rounds", b"max_rounds", "sampling", b"sampling", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "diffusion", b"diffusion", "max_rounds", b"max_rounds", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "detection", b"detection", "diffusion", b"diffusion", "ends_at_tool_calls", b"ends_at_tool_calls", "json_schema", b"json_schema", "max_rounds", b"max_rounds", "messages", b"messages", "request_id", b"request_id", "sampling", b"sampling", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
     _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015
@@ -255,6 +271,7 @@ class AnswerEvent(_message.Message):
     OBSERVATION_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    DRAFT_DELTA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def text_delta(self) -> _mllm_pb2.TextDelta: ...
     @_builtins.property
@@ -277,6 +294,10 @@ class AnswerEvent(_message.Message):
     def finish(self) -> _mllm_pb2.Finish:
         """Last event; its timings say where the time went."""
 
+    @_builtins.property
+    def draft_delta(self) -> _mllm_pb2.TextDelta:
+        """More of the draft of an answer that is to fit a schema; the spans of its tool calls count in it."""
+
     def __init__(
         self,
         *,
@@ -288,12 +309,13 @@ class AnswerEvent(_message.Message):
         observation: _mllm_pb2.Observation | None = ...,
         usage: _mllm_pb2.Usage | None = ...,
         finish: _mllm_pb2.Finish | None = ...,
+        draft_delta: _mllm_pb2.TextDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finish", b"finish", "observation", b"observation", "text_delta", b"text_delta", "tool_call", b"tool_call", "tool_failure", b"tool_failure", "tool_progress", b"tool_progress", "tool_result", b"tool_result", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft_delta", b"draft_delta", "event", b"event", "finish", b"finish", "observation", b"observation", "text_delta", b"text_delta", "tool_call", b"tool_call", "tool_failure", b"tool_failure", "tool_progress", b"tool_progress", "tool_result", b"tool_result", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finish", b"finish", "observation", b"observation", "text_delta", b"text_delta", "tool_call", b"tool_call", "tool_failure", b"tool_failure", "tool_progress", b"tool_progress", "tool_result", b"tool_result", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_delta", b"draft_delta", "event", b"event", "finish", b"finish", "observation", b"observation", "text_delta", b"text_delta", "tool_call", b"tool_call", "tool_failure", b"tool_failure", "tool_progress", b"tool_progress", "tool_result", b"tool_result", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "tool_call", "tool_progress", "tool_result", "tool_failure", "observation", "usage", "finish"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "tool_call", "tool_progress", "tool_result", "tool_failure", "observation", "usage", "finish", "draft_delta"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

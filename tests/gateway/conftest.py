@@ -1,5 +1,5 @@
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from image_fetching import PRIVATE, Names, settings_for
+from image_server import ImageServer, answer, image_server
 from live_gateway import LiveGateway, live_gateway
+from live_redis import LiveRedis, live_redis
 from request_bodies import encode_picture
 
 
@@ -21,3 +24,44 @@ async def gateway() -> AsyncIterator[LiveGateway]:
 @pytest.fixture(scope="session")
 def png() -> bytes:
     return encode_picture()
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRedis]:
+    with live_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: LiveRedis) -> LiveRedis:
+    """A real one, empty. Tests that stop it start their own."""
+    shared_redis.clear()
+    return shared_redis
+
+
+@pytest.fixture
+async def image_host() -> AsyncIterator[ImageServer]:
+    """A web server with an image at /dog.png."""
+    async with image_server() as running:
+        running.replies["/dog.png"] = answer(encode_picture(), "Content-Type: image/png")
+        yield running
+
+
+@pytest.fixture
+async def private_host(image_host: ImageServer) -> AsyncIterator[ImageServer]:
+    """What must not be reached, at the same port as ``image_host``."""
+    async with image_server(PRIVATE, image_host.port) as running:
+        running.replies["/dog.png"] = answer(encode_picture())
+        yield running
+
+
+@pytest.fixture
+def names() -> Names:
+    return Names()
+
+
+@pytest.fixture
+async def fetching(image_host: ImageServer, names: Names) -> AsyncIterator[LiveGateway]:
+    """A gateway that fetches images, and looks their hosts up in ``names``."""
+    async with live_gateway(resolve=names, image_urls=settings_for(image_host)) as running:
+        yield running

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import uvicorn
 from scripted_workers import ScriptedDeployment, scripted_deployment
 
 from gateway.application import create_application
+from gateway.image_urls import Resolver
 from gateway.server import bind
 from superlink.profile import GatewaySettings
 
@@ -31,12 +33,20 @@ class LiveGateway:
 
 
 @contextlib.asynccontextmanager
-async def live_gateway(drain_timeout_s: int = 2) -> AsyncIterator[LiveGateway]:
-    settings = GatewaySettings(port=1, request_timeout_s=5, max_prompt_characters=500, max_phrases=10)
-    async with scripted_deployment(gateway_settings=settings) as workers:
+async def live_gateway(
+    drain_timeout_s: int = 2,
+    without: Collection[str] = (),
+    resolve: Resolver | None = None,
+    **other_settings: Any,
+) -> AsyncIterator[LiveGateway]:
+    """``without``: decoders that the profile leaves out; ``resolve`` looks up the hosts of images; ``other_settings``
+    are the gateway's."""
+    small: dict[str, Any] = {"request_timeout_s": 5, "max_prompt_characters": 500, "max_phrases": 10}
+    settings = GatewaySettings(port=1, **(small | other_settings))
+    async with scripted_deployment(gateway_settings=settings, without=without) as workers:
         listener = bind(settings.model_copy(update={"port": 0}))
         configuration = uvicorn.Config(
-            create_application(workers.profile),
+            create_application(workers.profile, resolve),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=drain_timeout_s,

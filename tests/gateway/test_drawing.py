@@ -85,7 +85,7 @@ async def test_what_is_unset_is_left_to_the_tool(gateway: LiveGateway) -> None:
         ({"prompt": "x" * 501}, "prompt_too_long", "500"),
         ({"n": 5}, "invalid_request", "n: "),
         ({"size": "large"}, "invalid_request", "size"),
-        ({"style": "vivid"}, "invalid_request", "style"),
+        ({"style": "vivid"}, "unsupported_parameter", "style"),
         ({"superlink": {"steps": 0}}, "invalid_request", "superlink.steps"),
         ({"superlink": {"guidance": 31}}, "invalid_request", "superlink.guidance"),
         ({"superlink": {"sede": 1}}, "invalid_request", "superlink.sede"),

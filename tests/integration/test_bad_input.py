@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from superlink import Client
-from superlink.rest import RequestFailed
+from superlink.client_errors import RequestFailed
 from superlink.stack import LocalStack
 from superlink.v1 import decoder_pb2, decoder_pb2_grpc, mllm_pb2, mllm_pb2_grpc, types_pb2
 

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from superlink import Client
+from superlink.client_errors import RequestFailed
 from superlink.ports import free_port_overrides
 from superlink.profile import Profile, find_profile, load_profile
-from superlink.rest import RequestFailed
 from superlink.results import Finished, TextDelta, ToolCallChanged
 from superlink.stack import LocalStack, StackError, StackEvent, plan_processes
 

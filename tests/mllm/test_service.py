@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import json
 import signal
 import socket
 import subprocess
@@ -243,6 +244,43 @@ async def test_an_observation_goes_on_with_the_same_answer(worker: Worker) -> No
     assert events[-2].usage.prompt_tokens > shorter[-2].usage.prompt_tokens
 
 
+async def test_an_answer_fits_its_schema_and_reports_its_tokens(worker: Worker) -> None:
+    sampling = mllm_pb2.Sampling(temperature=3, seed=0, max_new_tokens=60, top_log_probabilities=2)
+    request = question(sampling=sampling)
+    request.json_schema = '{"type": "array", "items": {"enum": ["dog", "小狗", 3]}, "minItems": 2, "maxItems": 2}'
+
+    events = await worker.events(request)
+
+    deltas = [event.text_delta for event in events if event.HasField("text_delta")]
+    text = "".join(delta.text for delta in deltas)
+    assert len(json.loads(text)) == 2
+    tokens = [token for delta in deltas for token in delta.tokens]
+    assert b"".join(token.encoded for token in tokens).decode() == text
+    assert all(0 < len(token.alternatives) <= 2 for token in tokens)
+    assert events[-1].finish.reason == mllm_pb2.FINISH_REASON_STOP
+    assert (await worker.events(request))[:-1] == events[:-1]
+
+
+async def test_a_model_calls_only_the_tools_it_may(worker: Worker) -> None:
+    batch = worker.service._engine._side._batch
+    bias = batch._allowed._bias
+    tokenizer = worker.service._tokenizer
+    bias[:, tokenizer.phrase_start_id] += 30
+    bias[:, tokenizer.phrase_end_id] += 30
+    bias[:, list(tokenizer.route_of_id)] += 60
+    request = question(sampling=mllm_pb2.Sampling(max_new_tokens=30))
+
+    called = []
+    for tools in (None, ["detection"], ["diffusion", "unknown"], []):
+        if tools is not None:
+            request.tools.CopyFrom(mllm_pb2.ToolSelection(decoders=tools))
+        events = await worker.events(request)
+        called.append({event.link_group.route for event in events if event.HasField("link_group")})
+
+    assert called[0]
+    assert called[1:] == [{"[DET]"}, {"[GEN]"}, set()]
+
+
 async def test_a_cancelled_answer_frees_its_row(worker: Worker) -> None:
     call = worker.stub.Generate(question(sampling=mllm_pb2.Sampling(temperature=9, max_new_tokens=400)))
     await call.read()
@@ -282,6 +320,11 @@ UNKNOWN_ROUTE.messages.append(
         (question(images=3), "too_many_images", "takes 2"),
         (question(sampling=mllm_pb2.Sampling(temperature=-1)), "invalid_sampling", "temperature"),
         (question(sampling=mllm_pb2.Sampling(top_p=1.5)), "invalid_sampling", "top_p"),
+        (
+            mllm_pb2.GenerateRequest(messages=question().messages, json_schema='{"uniqueItems": true}'),
+            "unsupported_schema",
+            "uniqueItems",
+        ),
         (NOT_AN_IMAGE, "unsupported_image", "not an image"),
         (WRONG_DIGEST, "image_digest_mismatch", "SHA-256"),
         (mllm_pb2.LinkRequest(route="[NO]", phrases=["dog"], image=picture()), "unknown_route", r"knows \[DET\]"),

@@ -109,6 +109,8 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
 
     def reset(self) -> None:
         self.rounds: list[list[Step]] = [[text("Nothing to say."), usage(10, 4, 3), finish()]]
+        # Instead of a round, where the text is to fit a schema.
+        self.structured: list[Step] = [text("{}"), usage(20, 4, 5), finish()]
         self.link_error: SuperlinkError | None = None
         self.adapter_version = ADAPTER_VERSION
         self.generate_requests: list[mllm_pb2.GenerateRequest] = []
@@ -139,7 +141,8 @@ class ScriptedMllm(mllm_pb2_grpc.MllmServicer):
         self.request_ids.append(_metadata_id(context))
         last = request.messages[-1]
         observed = sum(part.HasField("observation") for part in last.parts)
-        async for event in _play(self.rounds[observed], self.started, self.cancelled):
+        steps = self.structured if request.json_schema else self.rounds[observed]
+        async for event in _play(steps, self.started, self.cancelled):
             assert isinstance(event, mllm_pb2.GenerateEvent)
             yield event
 

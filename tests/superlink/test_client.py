@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import socket
-import time
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,9 +14,10 @@ from PIL import Image
 from gateway.chat_schema import AnswerExtension, ChatCompletionChunk, ChatRequest, Delta
 from gateway.detect_schema import CategoryDetection, CategoryResult, DetectResponse
 from gateway.results import ImageSize, ObservationResult, ObservedGroupResult, TimingEntry
-from superlink import AsyncClient, Client, SuperlinkError
-from superlink.rest import GatewayTimeout, GatewayUnreachable, RequestFailed
-from superlink.results import Box, Finished, ObservationRead, TextDelta, ToolCallChanged
+from superlink import AsyncClient, Client
+from superlink.client_errors import RequestFailed
+from superlink.detections import Box
+from superlink.results import Finished, ObservationRead, TextDelta, ToolCallChanged
 from tests.superlink.conftest import Reply, ScriptedGateway
 from tests.superlink.gateway_replies import COMPLETED, PROBLEM, USAGE, chunk, completion, event_stream, png, reply
 
@@ -208,75 +206,8 @@ def test_detect_takes_either_categories_or_a_phrase(gateway: ScriptedGateway) ->
             client.detect(png())
         with pytest.raises(TypeError, match="phrase"):
             client.detect(png(), "dog")
-
-
-def test_a_problem_becomes_an_exception_with_its_code_status_and_request_id(gateway: ScriptedGateway) -> None:
-    gateway.answer(reply(PROBLEM, 413))
-    with Client(gateway.url) as client, pytest.raises(SuperlinkError) as raised:
-        client.chat(png(), "Where?")
-    error = raised.value
-    assert isinstance(error, RequestFailed)
-    assert (error.code, error.http_status, error.request_id) == ("image_too_large", 413, "r-7")
-    assert error.status is grpc.StatusCode.INVALID_ARGUMENT
-    assert "Send a smaller one" in str(error)
-
-
-def test_an_error_page_of_something_else_is_still_a_clear_error(gateway: ScriptedGateway) -> None:
-    gateway.answer(Reply(502, b"<html>Bad Gateway</html>"))
-    with Client(gateway.url) as client, pytest.raises(RequestFailed, match="Bad Gateway") as raised:
-        client.chat(None, "hello")
-    assert raised.value.http_status == 502
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_not_now_is_tried_again_after_the_time_that_the_gateway_names(gateway: ScriptedGateway, status: int) -> None:
-    busy = reply(PROBLEM.model_copy(update={"status": status, "retryable": True}), status, **{"retry-after": "0.2"})
-    gateway.answer(busy, busy, completion("Yes.", AnswerExtension()))
-    began = time.monotonic()
-    with Client(gateway.url) as client:
-        assert client.chat(None, "hello").text == "Yes."
-    assert time.monotonic() - began >= 0.4
-    assert len(gateway.received) == 3
-
-
-def test_retries_end(gateway: ScriptedGateway) -> None:
-    gateway.answer(reply(PROBLEM.model_copy(update={"status": 503}), 503, **{"retry-after": "0"}))
-    with Client(gateway.url, max_retries=2) as client, pytest.raises(RequestFailed):
-        client.detect(png(), ["dog"])
-    assert len(gateway.received) == 3
-
-
-def test_retries_do_not_outlast_the_timeout(gateway: ScriptedGateway) -> None:
-    gateway.answer(reply(PROBLEM.model_copy(update={"status": 503}), 503, **{"retry-after": "30"}))
-    began = time.monotonic()
-    with Client(gateway.url, timeout_s=5) as client, pytest.raises(RequestFailed):
-        client.detect(png(), ["dog"])
-    assert time.monotonic() - began < 5
-
-
-def test_other_failures_are_not_repeated(gateway: ScriptedGateway) -> None:
-    gateway.answer(reply(PROBLEM.model_copy(update={"status": 500}), 500))
-    with Client(gateway.url) as client, pytest.raises(RequestFailed):
-        client.chat(None, "hello")
-    assert len(gateway.received) == 1
-
-
-def test_no_gateway_says_how_to_start_one() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(GatewayUnreachable, match="superlink up"):
-            client.chat(None, "hello")
-
-
-def test_a_silent_gateway_ends_in_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("superlink.client.TIMEOUT_MARGIN_S", 0.1)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with Client(url, timeout_s=0.2) as client, pytest.raises(GatewayTimeout, match="timeout_s"):
-            client.chat(None, "hello")
+        with pytest.raises(TypeError, match="keypoints"):
+            client.pose(png(), ["person"], keypoints="nose")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "text", "pillow", "numpy"])
@@ -300,11 +231,6 @@ def test_images_come_in_any_form(gateway: ScriptedGateway, tmp_path: Path, kind:
         assert arrived.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_something_else_than_an_image_is_refused_at_once(gateway: ScriptedGateway) -> None:
-    with Client(gateway.url) as client, pytest.raises(TypeError, match="numpy array"):
-        client.chat(3.5, "What?")
-
-
 def test_readiness_names_what_is_missing(gateway: ScriptedGateway) -> None:
     services = [{"name": "mllm", "ready": True}, {"name": "detection", "ready": False, "reason": "starting"}]
     gateway.answer(Reply(503, json.dumps({**PROBLEM.model_dump(), "services": services}).encode()))
@@ -314,26 +240,18 @@ def test_readiness_names_what_is_missing(gateway: ScriptedGateway) -> None:
     assert readiness.services[1].reason == "starting"
 
 
-def test_the_address_may_come_from_the_environment(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUPERLINK_URL", gateway.url + "/")
-    gateway.answer(completion("Yes.", AnswerExtension()))
-    with Client() as client:
-        assert client.url == gateway.url
-        assert client.chat(None, "hello").text == "Yes."
-
-
 async def test_the_asynchronous_client_does_the_same(gateway: ScriptedGateway) -> None:
-    busy = reply(PROBLEM.model_copy(update={"status": 503}), 503, **{"retry-after": "0"})
-    gateway.answer(busy, completion("Here is the dog.", AnswerExtension(tool_calls=[COMPLETED])))
+    gateway.answer(completion("Here is the dog.", AnswerExtension(tool_calls=[COMPLETED])))
     async with AsyncClient(gateway.url) as client:
         answer = await client.chat(png(), "Where is the dog?")
         assert answer.detections[0].phrase == "dog"
         gateway.answer(event_stream(chunk(Delta(content="Yes.")), chunk(Delta(), "stop")))
-        events = [event async for event in client.stream(png(), "Is there a dog?")]
+        events = [event async for event in client.chat(png(), "Is there a dog?", stream=True)]
         assert isinstance(events[-1], Finished)
         assert events[-1].answer.text == "Yes."
-        gateway.answer(reply(PROBLEM, 413))
-        with pytest.raises(RequestFailed):
-            await client.detect(png(), ["dog"])
+        for find, path in ((client.detect, "detect"), (client.segment, "segment"), (client.pose, "pose")):
+            gateway.answer(Reply(200, b'{"categories": [], "detections": []}'))
+            assert (await find(png(), ["dog"])).detections == ()
+            assert gateway.received[-1].path == f"/v1/{path}"
         gateway.answer(Reply(200, b'{"services": []}'))
         assert (await client.ready()).ready

@@ -8,8 +8,8 @@ from PIL import Image, ImageFont
 from pycocotools import mask as run_length
 
 from superlink import drawing
+from superlink.detections import Box, Detection, Keypoint, RunLengthMask
 from superlink.drawing import COLOURS, annotate, font_for
-from superlink.results import Box, Detection, Keypoint, RunLengthMask
 
 GREY = (128, 128, 128)
 

@@ -24,8 +24,8 @@ from gateway.drawing_schema import (
 )
 from gateway.results import GeneratedImageResult, PhraseResult, TimingEntry, ToolCallResult
 from superlink import AsyncClient, Client
+from superlink.client_errors import RequestFailed
 from superlink.composition import GAP
-from superlink.rest import RequestFailed
 from superlink.results import ToolCallChanged
 from tests.superlink.conftest import Received, Reply, ScriptedGateway
 from tests.superlink.gateway_replies import PROBLEM, chunk, event_stream, png, reply

@@ -71,3 +71,16 @@ def test_overrides_replace_values_of_the_file(tmp_path: Path) -> None:
     profile = load_profile(written(tmp_path, TINY), {"gateway.port": 9000, "decoders.detection.threads": 1})
     assert profile.gateway.port == 9000
     assert profile.decoders["detection"].threads == 1
+
+
+def test_a_gateway_on_the_network_needs_keys_or_a_word_that_it_does_not(tmp_path: Path) -> None:
+    file = written(tmp_path, TINY)
+    for host in ("0.0.0.0", "192.168.1.7", "::", "gateway"):  # noqa: S104
+        with pytest.raises(ConfigurationError, match=r"gateway\.keys\.required") as refused:
+            load_profile(file, {"gateway.host": host, "gateway.redis_url": "redis://:word@h"})
+        # The section as a whole is not shown, since it may hold a password.
+        assert "word" not in str(refused.value)
+        load_profile(file, {"gateway.host": host, "gateway.keys.required": True})
+        load_profile(file, {"gateway.host": host, "gateway.keys.allow_anyone": True})
+    for host in ("127.0.0.1", "127.0.0.5", "::1", "localhost"):
+        load_profile(file, {"gateway.host": host})

@@ -1,0 +1,31 @@
+"""What the work for a request needs of it, whichever protocol it came by."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from gateway.bodies import timeout_of
+from gateway.problems import request_id_of
+from superlink.profile import GatewaySettings
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request's identity and deadline."""
+
+    request_id: str
+    # When it came in, by ``perf_counter``.
+    started: float
+    timeout_s: float
+
+    def left_s(self) -> float:
+        """Seconds until the deadline; always some, because who runs out of time says where it went."""
+        return max(self.timeout_s - (time.perf_counter() - self.started), 0.001)
+
+
+def call_of(request: Request, settings: GatewaySettings) -> Call:
+    """The call that ``request`` makes. Raises what ``timeout_of`` raises."""
+    return Call(request_id_of(request), request.state.started, timeout_of(request, settings))

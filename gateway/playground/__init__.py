@@ -1,0 +1,1 @@
+"""The playground: a page that asks this gateway and shows what comes back. Browsers get ``page`` as it is."""

@@ -1,0 +1,26 @@
+// Server-sent events from a response's body. EventSource cannot send a request with a body, hence this reader.
+
+/** Yields `{name, data}` for every event of `body`, a stream of bytes cut anywhere. */
+export async function* readEvents(body) {
+  let rest = "";
+  let name = "";
+  let data = [];
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { value: text, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line === "") {
+        if (data.length) yield { name, data: data.join("\n") };
+        name = "";
+        data = [];
+      } else {
+        const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line);
+        if (field === "event") name = value;
+        if (field === "data") data.push(value);
+      }
+    }
+  }
+}

@@ -1,0 +1,130 @@
+// What all tabs share: one form, one request at a time, a button that cancels it, examples, and the run on show.
+
+import { element } from "./elements.js";
+import { RunView } from "./run_view.js";
+
+export class Panel {
+  /** Drawing tools whose marks the tab sends. */
+  tools = [];
+  /** Whether scribbles mean an area. */
+  isBrush = false;
+  /** Whether it asks about the picture on the stage. */
+  needsPicture = false;
+  /** The deployed service that the tab needs, or null. */
+  service = null;
+  #run = null;
+  #views = new Map();
+  #send;
+  #stop;
+
+  /** `page`: what the tabs share: gateway, stage, announcer, highlight, and what shows a run. */
+  constructor(mode, root, page) {
+    this.mode = mode;
+    this.root = root;
+    this.page = page;
+  }
+
+  /** The run on show when the tab is chosen, or null. */
+  get run() {
+    return this.#run;
+  }
+
+  get firstRegion() {
+    return 1;
+  }
+
+  /** Send the request that the form says. */
+  async submit() {
+    throw new Error("A tab says how it asks.");
+  }
+
+  /** Put an example into the form. */
+  fill() {
+    throw new Error("A tab says how it is filled in.");
+  }
+
+  /** Let `form` send, and give it the buttons that send and cancel, in `actions`. */
+  attach(form, actions) {
+    this.#send = actions.querySelector(".send");
+    this.#stop = actions.querySelector(".stop");
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.#run?.isRunning) return;
+      if (this.needsPicture && this.page.stage.input === null) this.page.stage.askForPicture();
+      else this.submit();
+    });
+    this.#stop.addEventListener("click", () => {
+      this.cancel();
+      this.#send.focus();
+    });
+  }
+
+  /** Cancel what is running. */
+  cancel() {
+    if (this.#run?.isRunning) this.#run.cancel();
+  }
+
+  /** A view of `run`, which becomes the one on show. */
+  present(run, options) {
+    const view = new RunView(run, this.page, options);
+    this.#views.set(run, view);
+    this.#run = run;
+    this.page.show(run);
+    return view;
+  }
+
+  /** Perform `run`; meanwhile the form cancels instead of sending. */
+  async follow(run, work) {
+    this.#setBusy(true);
+    await run.perform(work);
+    // An earlier one that was cancelled ends after the next has begun.
+    if (!this.#run?.isRunning) this.#setBusy(false);
+  }
+
+  /** Forget all runs. */
+  forget() {
+    this.#run = null;
+    this.#views.clear();
+  }
+
+  /** Say which run the stage shows. */
+  setShown(run) {
+    if (this.#views.has(run)) this.#run = this.#run?.isRunning ? this.#run : run;
+    for (const [each, view] of this.#views) view.setShown(each === run);
+  }
+
+  #setBusy(isBusy) {
+    const hadFocus = document.activeElement === this.#stop;
+    this.#send.disabled = isBusy;
+    this.#stop.hidden = !isBusy;
+    if (hadFocus && !isBusy) this.#send.focus();
+  }
+}
+
+/** The buttons that every form ends with. */
+export function formActions(verb) {
+  return element(
+    "div",
+    { class: "actions outcome-actions" },
+    element("button", { type: "submit", class: "primary send" }, verb),
+    element("button", { type: "button", class: "stop", hidden: true }, "Cancel"),
+  );
+}
+
+/** A labelled field. `control` is its input; `hint` says more. */
+export function field(label, control, hint = null) {
+  const hintId = `${control.id}-hint`;
+  if (hint) control.setAttribute("aria-describedby", hintId);
+  return element(
+    "div",
+    { class: "field" },
+    element("label", { for: control.id }, label),
+    control,
+    hint ? element("p", { class: "hint", id: hintId }, hint) : null,
+  );
+}
+
+/** A labelled number that may be left empty, for options that a tool has values of its own for. */
+export function numberField(label, id, attributes) {
+  return field(label, element("input", { id, type: "number", placeholder: "auto", ...attributes }));
+}

@@ -1,0 +1,1 @@
+"""Superlink's tools for agents, by the Model Context Protocol, whatever the transport."""
