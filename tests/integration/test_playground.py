@@ -30,7 +30,10 @@ def page(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def try_example(page: PlaygroundPage, tab: str, name: str) -> None:
     page.choose_tab(tab)
+    # The example's image is loaded first; until then the answer before stays.
+    page.script("for (const run of document.querySelectorAll('article.run')) run.classList.add('before')")
     page.press(name, f"#panel-{tab} .example")
+    page.one("article.run:not(.before)")
     page.wait_for_end()
 
 
@@ -40,31 +43,40 @@ def finds(page: PlaygroundPage, kind: str) -> list[str]:
     return [found[1] for label in labels if (found := re.match(rf"(.+), {kind} \d+ of \d+, score", label))]
 
 
-def test_a_chat_example_ends_in_boxes(page: PlaygroundPage) -> None:
-    try_example(page, "chat", "Where are the butterflies?")
-    assert "butterfl" in page.text(".answer")
-    assert len(finds(page, "box")) >= 2
-    assert page.all(".phrase")
+def test_a_chat_example_ends_in_boxes_and_masks(page: PlaygroundPage) -> None:
+    try_example(page, "chat", "Find the butterflies and segment the cow.")
+    assert {"butterfly", "cow"} <= set(re.findall(r"\w+", page.text(".answer")))
+    page.wait(lambda: finds(page, "box") == ["butterfly", "butterfly"])
+    page.wait(lambda: finds(page, "mask") == ["cow"])
+    tokens = page.texts(".timeline .token")
+    assert {"[DET]", "[SEG]"} <= set(tokens)
 
 
 def test_a_chat_example_draws_a_skeleton(page: PlaygroundPage) -> None:
     try_example(page, "chat", "Find the keypoints of the person.")
-    assert finds(page, "pose") == ["person"]
+    page.wait(lambda: finds(page, "pose") == ["person"])
     assert (page.one("#shapes .bones").get_attribute("d") or "").count("L") >= 6
 
 
 def test_the_detect_example_ends_in_boxes(page: PlaygroundPage) -> None:
     try_example(page, "detect", "dog, skull")
-    assert sorted(finds(page, "box")) == ["dog", "dog", "skull"]
+    page.wait(lambda: sorted(finds(page, "box")) == ["dog", "dog", "skull"])
 
 
 def test_the_segment_examples_end_in_masks(page: PlaygroundPage) -> None:
     try_example(page, "segment", "cow, butterfly")
-    assert {"cow", "butterfly"} <= set(finds(page, "mask"))
+    page.wait(lambda: {"cow", "butterfly"} <= set(finds(page, "mask")))
     try_example(page, "segment", "What is marked")
-    assert finds(page, "mask") == ["region 1"]
+    page.wait(lambda: finds(page, "mask") == ["region 1"])
+
+
+def test_the_edit_example_ends_in_an_image_of_the_same_size(page: PlaygroundPage) -> None:
+    try_example(page, "edit", "make the butterflies red")
+    assert page.labels("#filmstrip button") == ["Source", "Result 1, seed 1"]
+    shown = page.one("#picture")
+    assert (shown.get_property("naturalWidth"), shown.get_property("naturalHeight")) == (259, 307)
 
 
 def test_the_pose_example_ends_in_a_skeleton(page: PlaygroundPage) -> None:
     try_example(page, "pose", "person")
-    assert finds(page, "pose") == ["person"]
+    page.wait(lambda: finds(page, "pose") == ["person"])

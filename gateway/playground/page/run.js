@@ -128,6 +128,11 @@ export class Run extends EventTarget {
     return this.picture === null || this.picture === picture || this.made().some((made) => made.picture === picture);
   }
 
+  /** Whether a tool is at work that may make a picture. */
+  get isDrawing() {
+    return this.isRunning && (this.mode === "generate" || [...this.calls.values()].some(({ status }) => status === "running"));
+  }
+
   /** What a slow tool says of its progress, `{done, total}` or null. */
   get progress() {
     return [...this.calls.values()].map((call) => call.progress).find(Boolean) ?? null;

@@ -126,6 +126,8 @@ export class RunView {
         .filter(({ isKeypoint, call }) => !isKeypoint && call.status === "completed")
         .map(({ phrase }) => `${phrase.phrase}: ${findsInWords(phrase)}.`);
       announcer.say(["Done.", ...found].join(" "));
+      const isWhole = [...run.calls.values()].every(({ status }) => status !== "failed");
+      if (!isWhole) this.#parts.problem.append(element("p", { class: "actions" }, again));
     }
   }
 }

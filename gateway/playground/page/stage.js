@@ -137,8 +137,8 @@ export class Stage extends EventTarget {
     const { canvas, empty, picture, waiting } = this.#parts;
     const shown = this.#picture();
     canvas.hidden = shown === null;
-    const isDrawing = shown === null && this.#run?.isRunning;
-    empty.hidden = shown !== null || isDrawing || this.#run !== null;
+    const isDrawing = shown === null && Boolean(this.#run?.isDrawing);
+    empty.hidden = shown !== null || isDrawing;
     waiting.hidden = !isDrawing;
     if (shown !== null && picture.src !== shown.url) {
       picture.src = shown.url;

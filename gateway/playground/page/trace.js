@@ -78,15 +78,15 @@ function timelineRow(row, whole, now) {
   bar.style.width = `${(took / whole) * 100}%`;
   const moment = took === 0 && row.end !== null;
   bar.classList.toggle("bar-moment", moment);
-  const details = parts.map(({ phase, milliseconds }) => `${phase} ${inMilliseconds(milliseconds)}`).join(", ");
+  const details = parts.map(({ phase, milliseconds }) => `${phase} ${inWords(milliseconds)}`).join(", ");
   return element(
     "tr",
     { title: details || null },
     element("td", { class: "token" }, token ? element("code", {}, token) : null),
     element("th", { scope: "row" }, service),
     element("td", { class: "about" }, about, state === "failed" || state === "cancelled" ? ` (${state})` : null),
-    element("td", { class: "number" }, start === null ? "" : inMilliseconds(start)),
-    element("td", { class: "number" }, moment ? "" : inMilliseconds(took), row.end === null ? " …" : null),
+    element("td", { class: "number" }, start === null ? "" : inWords(start)),
+    element("td", { class: "number" }, moment ? "" : inWords(took), row.end === null ? " …" : null),
     element("td", { class: "bar-column", "aria-hidden": "true" }, element("span", { class: "track" }, bar)),
   );
 }
@@ -102,7 +102,7 @@ function facts(run) {
   const { usage } = run;
   const entries = [
     ["Request id", run.requestId && element("code", {}, run.requestId)],
-    ["First result", first === null ? null : `after ${inMilliseconds(first)}`],
+    ["First result", first === null ? null : `after ${inWords(first)}`],
     ["Rounds", run.observations.length ? String(run.observations.length + 1) : null],
     ["Tokens read", usage && String(usage.prompt_tokens ?? usage.input_tokens)],
     ["Tokens written", usage && String(usage.completion_tokens ?? usage.output_tokens)],
@@ -143,7 +143,7 @@ function serviceTable(run) {
 function rawEvents(run, isOpen) {
   if (!run.raw.length) return null;
   const pre = element("pre", { tabindex: "0", "aria-label": "Raw events" });
-  const fill = () => (pre.textContent = run.raw.map(({ at, document }) => `${inMilliseconds(at)}  ${short(document)}`).join("\n"));
+  const fill = () => (pre.textContent = run.raw.map(({ at, document }) => `${inWords(at)}  ${short(document)}`).join("\n"));
   const details = element("details", { class: "raw" }, element("summary", {}, `Raw events (${run.raw.length})`), pre);
   details.addEventListener("toggle", () => details.open && fill());
   details.open = isOpen;
@@ -157,6 +157,7 @@ function short(document) {
   );
 }
 
-function inMilliseconds(value) {
-  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+function inWords(value) {
+  if (value >= 10_000) return `${(value / 1000).toFixed(1)} s`;
+  return `${value > 0 && value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 }
