@@ -235,6 +235,10 @@ async def test_models_tell_what_the_deployment_can_do(gateway: LiveGateway) -> N
     [model] = (await gateway.http.get("/v1/models")).json()["data"]
     assert (model["id"], model["object"]) == ("superlink-scripted", "model")
     assert [tool["name"] for tool in model["superlink"]["tools"]] == ["detection", "segmentation", "diffusion", "pose"]
+    skeletons = [tool.get("skeletons") for tool in model["superlink"]["tools"]]
+    assert skeletons[:3] == [None, None, None]
+    assert skeletons[3][0]["names"] == ["person", "people"]
+    assert skeletons[3][0]["bones"] == [["nose", "left wrist"], ["nose", "right wrist"]]
     assert (await gateway.http.get("/v1/models/superlink-scripted")).json() == model
     assert (await gateway.http.get("/v1/models/other")).status_code == 404
 

@@ -18,7 +18,7 @@ export class ChatPanel extends Panel {
     this.#field = root.querySelector("textarea");
     this.#transcript = root.querySelector(".transcript");
     this.#fresh = root.querySelector(".fresh");
-    this.attach(this.#form, root.querySelector(".outcome-actions"));
+    this.attach(this.#form, this.#form.querySelector(".actions"));
     this.#field.addEventListener("keydown", (event) => {
       // While an input method is composing, Enter ends the composition.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

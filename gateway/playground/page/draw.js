@@ -5,7 +5,7 @@ import { maskOf } from "./marks.js";
 import { field, formActions, numberField, Panel } from "./panel.js";
 import { Run } from "./run.js";
 
-export const DRAW_MODES = {
+const DRAW_MODES = {
   generate: {
     verb: "Generate",
     path: "v1/images/generations",

@@ -5,7 +5,7 @@ import { regionOf } from "./marks.js";
 import { field, formActions, numberField, Panel } from "./panel.js";
 import { Run } from "./run.js";
 
-export const FIND_MODES = {
+const FIND_MODES = {
   detect: { verb: "Detect", path: "v1/detect", service: "detection", tools: [] },
   segment: { verb: "Segment", path: "v1/segment", service: "segmentation", tools: ["point", "box", "scribble"] },
   pose: { verb: "Find poses", path: "v1/pose", service: "pose", tools: [] },

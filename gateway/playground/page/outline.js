@@ -5,7 +5,7 @@ const MORE = 0x20;
 const NEGATIVE = 0x10;
 
 /** Lengths of the runs down the columns, those of unset pixels first. Throws Error where `counts` is broken. */
-export function runsOf(counts) {
+function runsOf(counts) {
   const runs = [];
   let value = 0;
   let shift = 0;

@@ -105,7 +105,7 @@ export class Panel {
 export function formActions(verb) {
   return element(
     "div",
-    { class: "actions outcome-actions" },
+    { class: "actions" },
     element("button", { type: "submit", class: "primary send" }, verb),
     element("button", { type: "button", class: "stop", hidden: true }, "Cancel"),
   );

@@ -106,10 +106,6 @@ export class Stage extends EventTarget {
     this.#render();
   }
 
-  get run() {
-    return this.#run;
-  }
-
   /** Which of the drawing tools the mode takes; `isBrush`: scribbles mean an area. */
   setTools(tools, isBrush) {
     this.#tools = tools;
