@@ -167,7 +167,7 @@ async def test_client_that_leaves_cancels_its_handler(slow) -> None:
     running = asyncio.create_task(decode(channel))
     await servicer.started.wait()
     running.cancel()
-    await asyncio.wait_for(servicer.cancelled.wait(), 10)
+    await asyncio.wait_for(servicer.cancelled.wait(), 1)
     await calls_in_flight(server, 0)
 
 
