@@ -11,7 +11,7 @@ from gateway.chat_options import checked_schema_of, leaves_calls_to_client, refu
 from gateway.chat_schema import ChatMessage, ChatRequest, ImagePart, RegionPart, TextPart
 from gateway.image_urls import ImageFetcher
 from gateway.images import ReceivedImage, receive_address
-from gateway.made_images import has_images, last_image
+from gateway.made_images import last_made
 from gateway.regions import region_message
 from gateway.replay import replay, words_of
 from gateway.results import ImageSize
@@ -50,9 +50,8 @@ async def translate(
     _check_text(chat.messages, profile.gateway.max_prompt_characters)
     # Of the images that tools made only the last one is sent on: it is what later turns are about, and a conversation
     # about one picture must not end at the limit of images.
-    makers = [message for message in chat.messages if message.role in ("assistant", "tool") and has_images(message)]
-    last_maker = makers[-1] if makers else None
-    addresses = [*_shown(chat.messages), *(last_image(message) for message in makers[-1:])]
+    made = last_made(chat.messages)
+    addresses = [*_shown(chat.messages), *([made.address] if made is not None else [])]
     # Before any of them is fetched or decoded.
     if len(uploads) + len(addresses) > profile.mllm.max_images:
         raise invalid_argument(
@@ -69,8 +68,9 @@ async def translate(
         if message.role == "assistant":
             results = list(takewhile(lambda each: each.role == "tool", chat.messages[place + 1 :]))
             parts = replay(message, results, _size_of(images))
-            made = [last_image(each) for each in (message, *results) if each is last_maker]
-            found = [receive_address(address, profile.images, fetched) for address in made]
+            found: list[ReceivedImage] = []
+            if made is not None and any(each is made.message for each in (message, *results)):
+                found.append(receive_address(made.address, profile.images, fetched))
             parts += [mllm_pb2.Part(image=image.message) for image in found]
         else:
             given = list(uploads) if message is chat.messages[-1] else []

@@ -97,10 +97,9 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def chat_documentation() -> dict[str, Any]:
     """Keyword arguments of the chat route."""
     responses = problem_responses(*_PROBLEMS)
-    chunk = {"$ref": _REFERENCE.format(model="ChatCompletionChunk")}
     responses[200] = {
         "description": "The answer; with `stream: true` as server-sent events, ended by `data: [DONE]`.",
-        "content": {"text/event-stream": {"schema": chunk}},
+        "content": {"text/event-stream": {"schema": _reference(ChatCompletionChunk)}},
     }
     multipart = {
         "type": "object",
@@ -245,8 +244,7 @@ def _add_problems(operation: dict[str, Any], problems: dict[int, str]) -> None:
 
 
 def _problem(description: str) -> dict[str, Any]:
-    schema = {"$ref": _REFERENCE.format(model="Problem")}
-    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+    return {"description": description, "content": {"application/problem+json": {"schema": _reference(Problem)}}}
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from gateway.chat_schema import ChatMessage, ImagePart
 from gateway.tool_results import result_of
 
 
-def has_images(message: ChatMessage) -> bool:
-    """Whether a message of an assistant or a tool shows images."""
-    return bool(_addresses(message))
+@dataclass(frozen=True)
+class LastMade:
+    """The last image that a tool made."""
+
+    # Of an assistant or a tool: the one that shows it.
+    message: ChatMessage
+    address: str
 
 
-def last_image(message: ChatMessage) -> str:
-    """The address of the last image of a message that has one."""
-    return _addresses(message)[-1]
+def last_made(messages: Sequence[ChatMessage]) -> LastMade | None:
+    """The last image of all that ``messages`` of assistants and tools show. Raises what ``result_of`` raises."""
+    last = None
+    for message in messages:
+        addresses = _addresses(message) if message.role in ("assistant", "tool") else []
+        if addresses:
+            last = LastMade(message, addresses[-1])
+    return last
 
 
 def _addresses(message: ChatMessage) -> list[str]:

@@ -20,11 +20,7 @@ def unread_results(answer: AnswerExtension) -> mllm_pb2.Observation | None:
         return None
     read = {(group.route, group.phrase) for entry in answer.observations or () for group in entry.groups}
     groups = [
-        mllm_pb2.ObservedGroup(
-            route=phrase.route,
-            phrase=phrase.phrase,
-            objects=observed_objects(phrase.detections if phrase.found else (), answer.image),
-        )
+        observed_group(phrase.route, phrase.phrase, phrase.detections if phrase.found else (), answer.image)
         for call in answer.tool_calls or ()
         for phrase in call.phrases
         # Known only of tools that find things, and only once they have answered.
@@ -33,8 +29,14 @@ def unread_results(answer: AnswerExtension) -> mllm_pb2.Observation | None:
     return mllm_pb2.Observation(groups=groups) if groups else None
 
 
-def observed_objects(found: Sequence[DetectionResult], image: ImageSize | None) -> list[mllm_pb2.ObservedObject]:
-    """What was found in an image of this size, best first. Raises SuperlinkError ``invalid_request``."""
+def observed_group(
+    route: str, phrase: str, found: Sequence[DetectionResult], image: ImageSize | None
+) -> mllm_pb2.ObservedGroup:
+    """What was found in an image of this size for ``phrase``, best first. Raises SuperlinkError ``invalid_request``."""
+    return mllm_pb2.ObservedGroup(route=route, phrase=phrase, objects=_objects(found, image))
+
+
+def _objects(found: Sequence[DetectionResult], image: ImageSize | None) -> list[mllm_pb2.ObservedObject]:
     objects = []
     for entry in sorted(found, key=lambda entry: -entry.score):
         if image is None:

@@ -64,8 +64,8 @@ class CategoryPresence(BaseModel):
     found: bool
 
 
-class CategoryDetection(BaseModel):
-    """One object, as the fast paths report it."""
+class ReturnedDetection(BaseModel):
+    """One object: what is read of one that the fast paths report."""
 
     category: str
     bbox: list[float]
@@ -87,7 +87,7 @@ class ReturnedResult(BaseModel):
 
     phrases: list[PhraseResult] | None = None
     categories: list[CategoryPresence] | None = None
-    detections: list[CategoryDetection] = []
+    detections: list[ReturnedDetection] = []
     data: list[MadeImage] | None = None
     error: Any = None
     image: ImageSize | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from gateway.chat_schema import ChatMessage, TextPart
-from gateway.reported import observed_objects
+from gateway.reported import observed_group
 from gateway.results import DetectionResult, ImageSize
 from gateway.tool_call_schema import CallArguments, CalledPhrase, ReturnedResult, StandardToolCall
 from superlink.errors import SuperlinkError, invalid_argument, invalid_fields
@@ -67,21 +67,17 @@ def _groups(call: StandardToolCall, result: ReturnedResult, shown: ImageSize | N
     size = result.image or shown
     if result.phrases is not None:
         return [
-            _group(entry.route, entry.phrase, entry.detections if entry.found else [], size)
+            observed_group(entry.route, entry.phrase, entry.detections if entry.found else (), size)
             for entry in result.phrases
             # Known only of tools that find things.
             if entry.found is not None
         ]
     known = {entry.phrase: entry.found for entry in result.categories or ()}
     return [
-        _group(entry.route, entry.phrase, _found(entry.phrase, result) if known[entry.phrase] else [], size)
+        observed_group(entry.route, entry.phrase, _found(entry.phrase, result) if known[entry.phrase] else (), size)
         for entry in phrases
         if entry.phrase in known
     ]
-
-
-def _group(route: str, phrase: str, found: Sequence[DetectionResult], size: ImageSize | None) -> mllm_pb2.ObservedGroup:
-    return mllm_pb2.ObservedGroup(route=route, phrase=phrase, objects=observed_objects(found, size))
 
 
 def _found(phrase: str, result: ReturnedResult) -> list[DetectionResult]:

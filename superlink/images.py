@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,9 +25,10 @@ class Array(Protocol):
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | Array
 
 SIGNATURES = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"RIFF", "image/webp"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    # Sound and film begin with RIFF as well.
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "image/webp"),
 )
 # What PNG files can hold; pictures of other modes (CMYK, YCbCr) are sent in RGB.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
@@ -83,7 +85,7 @@ def open_upright(content: bytes) -> Image.Image:
 
 def media_type(content: bytes) -> str:
     """What the first bytes say; ``application/octet-stream`` when they say nothing known."""
-    return next((name for signature, name in SIGNATURES if content.startswith(signature)), "application/octet-stream")
+    return next((name for signature, name in SIGNATURES if signature.match(content)), "application/octet-stream")
 
 
 def _png(image: Image.Image) -> bytes:

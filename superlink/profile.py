@@ -140,6 +140,12 @@ class GatewaySettings(Section):
     # Larger answers are not kept.
     idempotency_max_answer_bytes: PositiveInt = 8 * 1024 * 1024
 
+    @property
+    def url(self) -> str:
+        """Where the gateway listens: ``http://127.0.0.1:8080``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
     @model_validator(mode="after")
     def _not_open_to_the_network(self) -> GatewaySettings:
         if not (self.keys.required or self.keys.allow_anyone or is_loopback(self.host)):

@@ -115,9 +115,7 @@ class LocalStack:
     @property
     def url(self) -> str:
         """Where the gateway listens: ``http://127.0.0.1:8080``."""
-        gateway = self.profile.gateway
-        host = f"[{gateway.host}]" if ":" in gateway.host else gateway.host
-        return f"http://{host}:{gateway.port}"
+        return self.profile.gateway.url
 
     @property
     def process_names(self) -> tuple[str, ...]:

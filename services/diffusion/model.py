@@ -93,9 +93,10 @@ class Diffuser(nn.Module):
         latents = encode_pixels(self.autoencoder, pixels)
         if region_maps is None:
             region_maps = pixels.new_zeros(len(pixels), 1, *pixels.shape[-2:])
-        fine, coarse = self.source_encoder.extract(pixels)
-        layout = lay_out(self.finder(join_scales(fine, coarse), links), self.shrink_regions(region_maps))
-        return Source(latents, self.source_encoder.project(fine, coarse), layout.region), layout
+        features = join_scales(*self.source_encoder.extract(pixels))
+        # The share of each latent's pixels that is marked.
+        layout = lay_out(self.finder(features, links), nn.functional.avg_pool2d(region_maps, LATENT_STRIDE))
+        return Source(latents, self.source_encoder(features), layout.region), layout
 
     def request(
         self, links: Tensor, sketches: Tensor, squares: Sequence[Sequence[Square] | None], rows: int, columns: int
@@ -109,10 +110,6 @@ class Diffuser(nn.Module):
         drawn = torch.tensor([places is None for places in squares], device=sketches.device)[:, None, None, None]
         sketch = torch.where(drawn, resize_sketch(sketches, rows, columns), placed)
         return Request(self.mapper(links), sketch, torch.where(drawn, torch.ones_like(cover), cover))
-
-    def shrink_regions(self, region_maps: Tensor) -> Tensor:
-        """``[batch, 1, side, side]`` to the share of each latent's pixels that is marked."""
-        return nn.functional.avg_pool2d(region_maps, LATENT_STRIDE)
 
     def no_source(self, images: int, rows: int, columns: int) -> Source:
         """What the denoising network is shown where there is no source."""
@@ -190,12 +187,13 @@ class Diffuser(nn.Module):
             rows, columns = source.latents.shape[-2:]
         squares = layout.squares if layout else [None] * len(links)
         request = self.request(links, self.sketcher(links), squares, rows, columns)
+        states = self._guiding(request, source, edits=layout is not None)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         latents = self._noise(generators, rows, columns)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(options.steps, device=latents.device)
         for done, level in enumerate(scheduler.timesteps, start=1):
-            velocity = self._guided(latents, level, request, source, sources is not None, options)
+            velocity = self._guided(latents, level, states, options)
             # New noise in every step washes out what a small network got wrong in the steps before.
             latents = scheduler.step(
                 velocity, level, latents, eta=1.0, variance_noise=self._noise(generators, rows, columns)
@@ -207,29 +205,27 @@ class Diffuser(nn.Module):
             pixels = torch.cat([pixels, difference_layer(pixels, seen, layout.reach)], dim=1)
         return ((pixels + 1) * 127.5).round().to(torch.uint8)
 
-    def _guided(
-        self,
-        latents: Tensor,
-        level: Tensor,
-        request: Request,
-        source: Source,
-        edits: bool,
-        options: DiffusionOptions,
-    ) -> Tensor:
-        """The velocity with classifier-free guidance."""
-        all_of_them = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
+    def _guiding(self, request: Request, source: Source, edits: bool) -> tuple[Request, Source]:
+        """All that guidance compares, one after the other, the same in every step.
+
+        Neither request nor source, then both; an edit has the source alone between them.
+        """
+        all_of_them = torch.ones(len(request.context), dtype=torch.bool, device=request.context.device)
         empty, nothing = request.without(self.mapper.empty, all_of_them), source.masked(~all_of_them)
-        # Neither request nor source, then the request; an edit has the source alone between them.
-        states = [(empty, nothing), (request, source)]
         if edits:
-            states.insert(1, (empty, source))
+            return _stack(Request, [empty, empty, request]), _stack(Source, [nothing, source, source])
+        return _stack(Request, [empty, request]), _stack(Source, [nothing, source])
+
+    def _guided(
+        self, latents: Tensor, level: Tensor, states: tuple[Request, Source], options: DiffusionOptions
+    ) -> Tensor:
+        """The velocity with classifier-free guidance; ``states`` are those of ``_guiding``."""
+        request, source = states
+        parts = len(request.context) // len(latents)
         velocities = self.predict(
-            latents.repeat(len(states), 1, 1, 1),
-            level.expand(len(states) * len(latents)),
-            _stack(Request, [asked for asked, _ in states]),
-            _stack(Source, [shown for _, shown in states]),
-        ).chunk(len(states))
-        if not edits:
+            latents.repeat(parts, 1, 1, 1), level.expand(parts * len(latents)), request, source
+        ).chunk(parts)
+        if parts == 2:
             free, asked = velocities
             return free + options.guidance * (asked - free)
         free, unasked, asked = velocities

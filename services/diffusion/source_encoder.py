@@ -31,20 +31,16 @@ class SourceEncoder(nn.Module):
         self.backbone.eval()
         return self
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """``[batch, 3, height, width]`` in -1..1 to ``[batch, channels, height / 8, width / 8]``."""
-        return self.project(*self.extract(pixels))
-
     def extract(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What the frozen backbone sees, at strides 8 and 16; training keeps it instead of seeing twice."""
+        """What the frozen backbone sees of ``[batch, 3, height, width]`` in -1..1, at strides 8 and 16."""
         normalised = (pixels / 2 + 0.5 - self._mean) / self._deviation
         _, fine, coarse = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
         return fine, coarse
 
-    def project(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """The channels that the denoising network gets, from what ``extract`` gave."""
-        features: Tensor = self.projection(join_scales(fine, coarse))
-        return features
+    def forward(self, features: Tensor) -> Tensor:
+        """The channels that the denoising network gets, ``[batch, channels, h, w]``, of joined scales."""
+        projected: Tensor = self.projection(features)
+        return projected
 
 
 def join_scales(fine: Tensor, coarse: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from torch import Tensor
@@ -93,12 +94,10 @@ class JsonGrammar:
 
     def _next_allowed(self) -> Tensor:
         """``[vocabulary]`` on the CPU: tokens that may come next."""
-        packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
-        bits = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).flatten().bool()
-        allowed = torch.zeros(self._grammars.vocab_size, dtype=torch.bool)
-        known = min(len(allowed), len(bits))
-        allowed[:known] = bits[:known]
-        return allowed
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        # Of logits beyond the tokenizer's vocabulary: zeros.
+        bits = np.unpackbits(packed, count=self._grammars.vocab_size, bitorder="little")
+        return torch.from_numpy(bits).bool()
 
 
 class _Vocabulary:

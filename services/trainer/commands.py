@@ -62,7 +62,7 @@ def find_recipe(name: str) -> Path:
 
 
 def _shipped() -> dict[str, Path]:
-    """The files of the shipped recipes by name: "tiny_detector", "ablations/words"."""
+    """The files of the shipped recipes by name: "tiny_detector", "ablations/queries_4"."""
     files = sorted(_RECIPES.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
     return {file.relative_to(_RECIPES).with_suffix("").as_posix(): file for file in files}
 

@@ -11,7 +11,6 @@ from torch.nn import functional
 from services.diffusion.finder import Places
 from services.diffusion.model import Diffuser
 from services.diffusion.placing import Square, region_of, square_around
-from services.diffusion.source_encoder import join_scales
 from services.diffusion.structures import Source
 from services.trainer.detector_stage import noisy_links
 from services.trainer.diffusion_samples import EncodedDrawing, EncodedSource, stack_features
@@ -46,26 +45,24 @@ def drawing_losses(diffuser: Diffuser, links: Tensor, drawings: Sequence[Encoded
 def finding_loss(diffuser: Diffuser, drawings: Sequence[EncodedDrawing]) -> Tensor:
     """Cross-entropy of the finder's map where rows of the vocabulary ask about everything that sources show.
 
-    Each source is asked about each category in it and about one that is not.
+    Each source is asked about each category in it and about one that chance finds.
     """
     sources = [drawing.source for drawing in drawings if drawing.source is not None]
     if not sources:
         return diffuser.vocabulary.weight.new_zeros(())
     asked, wanted, numbers = [], [], []
     for number, source in enumerate(sources):
-        missing = (_random_category(), torch.zeros_like(source.things))
-        shown = {concept for concept, _ in source.shown}
-        for concept, place in (*source.shown, missing):
-            if place is missing[1] and concept in shown:
-                continue
+        places = dict(source.shown)
+        # Where that one is shown as well, it is asked about once.
+        places.setdefault(_random_category(), torch.zeros_like(source.things))
+        for concept, place in places.items():
             asked.append(_ask_about(concept))
             wanted.append(place)
             numbers.append(number)
     device = diffuser.vocabulary.weight.device
-    fine, coarse = stack_features(sources, device)
-    features = join_scales(fine, coarse)[torch.tensor(numbers, device=device)]
-    places = diffuser.finder(features, noisy_links(diffuser.vocabulary(torch.tensor(asked, device=device))))
-    return _cross_entropy(places.named, wanted)
+    features = stack_features(sources, device)[torch.tensor(numbers, device=device)]
+    found = diffuser.finder(features, noisy_links(diffuser.vocabulary(torch.tensor(asked, device=device))))
+    return _cross_entropy(found.named, wanted)
 
 
 def _look(
@@ -79,15 +76,15 @@ def _look(
         return nothing, squares, {}
     sources = [source for drawing in drawings if (source := drawing.source) is not None]
     index = torch.tensor(numbers, device=links.device)
-    fine, coarse = stack_features(sources, links.device)
-    places = diffuser.finder(join_scales(fine, coarse), links[index])
+    features = stack_features(sources, links.device)
+    places = diffuser.finder(features, links[index])
     new = [drawings[number].sketch is not None for number in numbers]
     for number, source, puts in zip(numbers, sources, new, strict=True):
         squares[number] = [square_around(*box) for box in source.boxes.tolist()] if puts else []
     seen = torch.stack([source.latents.float() for source in sources]).to(links.device)
     shown = Source(
         latents=nothing.latents.index_copy(0, index, seen),
-        features=nothing.features.index_copy(0, index, diffuser.source_encoder.project(fine, coarse).float()),
+        features=nothing.features.index_copy(0, index, diffuser.source_encoder(features).float()),
         region=nothing.region.index_copy(0, index, _regions(places, sources)),
     )
     return shown, squares, _finder_losses(places, sources, torch.tensor(new, device=links.device))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from services.diffusion.autoencoder import LATENT_STRIDE, encode_pixels
 from services.diffusion.model import Diffuser
+from services.diffusion.placing import THING_SHARE
+from services.diffusion.source_encoder import join_scales
 from services.trainer.autoencoder_stage import to_pixels
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
@@ -58,28 +60,36 @@ class DrawingEncoder:
 
     def __init__(self, diffuser: Diffuser, composer: Composer) -> None:
         self._diffuser = diffuser
-        # [categories, channels, side, side]: each alone in the middle of an image.
-        self._pictures = torch.stack([self._encode(draw_picture(composer, category)) for category in CATEGORIES])
+        self._composer = composer
+        # By category: [channels, side, side] of one alone in the middle of an image.
+        self._pictures: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def encode(self, drawing: Drawing) -> EncodedDrawing:
         """See ``EncodedDrawing``."""
-        latents = self._encode(drawing.target)
+        latents = self._latents(self._pixels(drawing.target))
         source: EncodedSource | None = None
         sketch: Tensor | None = latents
         if drawing.source is not None:
             source = self._encode_source(drawing, drawing.source)
             new = {"add": drawing.slots.category, "replace": drawing.slots.other}.get(drawing.slots.operation, NOTHING)
-            sketch = self._pictures[CATEGORY_INDEX[new]] if new != NOTHING else None
+            sketch = self._picture(new) if new != NOTHING else None
         return EncodedDrawing(torch.tensor(drawing.slots.indices), latents, sketch, source)
 
-    @torch.no_grad()
-    def _encode(self, scene: Scene) -> Tensor:
-        device = self._diffuser.vocabulary.weight.device
-        return _kept(encode_pixels(self._diffuser.autoencoder, to_pixels(scene.image)[None].to(device)))
+    def _picture(self, key: str) -> Tensor:
+        if key not in self._pictures:
+            picture = draw_picture(self._composer, CATEGORIES[CATEGORY_INDEX[key]], THING_SHARE)
+            self._pictures[key] = self._latents(self._pixels(picture))
+        return self._pictures[key]
+
+    def _pixels(self, scene: Scene) -> Tensor:
+        return to_pixels(scene.image)[None].to(self._diffuser.vocabulary.weight.device)
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        return _kept(encode_pixels(self._diffuser.autoencoder, pixels))
 
     def _encode_source(self, drawing: Drawing, scene: Scene) -> EncodedSource:
-        pixels = to_pixels(scene.image)[None].to(self._diffuser.vocabulary.weight.device)
+        pixels = self._pixels(scene)
         fine, coarse = self._diffuser.source_encoder.extract(pixels)
         masks: dict[str, NDArray[np.bool_]] = {}
         nothing = np.zeros((scene.height, scene.width), dtype=np.bool_)
@@ -90,7 +100,7 @@ class DrawingEncoder:
         named = ~things if slots.operation == "ground" else masks.get(slots.category, nothing)
         size = np.array([scene.width, scene.height, scene.width, scene.height])
         return EncodedSource(
-            latents=self._encode(scene),
+            latents=self._latents(pixels),
             fine=_kept(fine),
             coarse=_kept(coarse),
             boxes=torch.from_numpy(np.reshape(drawing.regions, (-1, 4)) / size).float(),
@@ -101,11 +111,11 @@ class DrawingEncoder:
         )
 
 
-def stack_features(sources: Sequence[EncodedSource], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The features of ``sources`` at both scales, ``[sources, channels, h, w]`` float32."""
+def stack_features(sources: Sequence[EncodedSource], device: torch.device) -> Tensor:
+    """The features of ``sources`` at both scales, joined, ``[sources, channels, h, w]`` float32."""
     fine = torch.stack([source.fine.float() for source in sources])
     coarse = torch.stack([source.coarse.float() for source in sources])
-    return fine.to(device), coarse.to(device)
+    return join_scales(fine.to(device), coarse.to(device))
 
 
 def _shares(mask: NDArray[np.bool_]) -> Tensor:

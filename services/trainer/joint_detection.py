@@ -22,7 +22,7 @@ from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.detector_stage import share_targets, start_detector
 from services.trainer.joint_decoder import JointDecoder, LinkCategories, LinkPhrases
 from services.trainer.recipe import Recipe
-from services.trainer.referring_rows import Meaning, choose_referred, referring_links
+from services.trainer.referring_rows import Meaning, asked_links, choose_referred
 from services.trainer.scenes.answers import BOXES
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer
@@ -90,7 +90,7 @@ class JointDetection(JointDecoder):
     def prepare(self, scene: Scene, conversation: Conversation) -> DetectionSample:
         """Ask for what the conversation routes and, beside it, for all that this does not mean."""
         others = categories_beside(scene, conversation)
-        referred = choose_referred(scene, set(range(len(CATEGORIES))) - set(others), np.random.default_rng(scene.seed))
+        referred = choose_referred(scene, others, np.random.default_rng(scene.seed))
         beside = [category for category in others if category not in referred.categories]
         asked = (members(scene, CATEGORIES[category]) for category in beside)
         groups = [*conversation.targets, *asked, *referred.targets]
@@ -115,11 +115,7 @@ class JointDetection(JointDecoder):
     def losses(self, links: Sequence[Tensor], batch: _Batch) -> dict[str, Tensor]:
         """See ``JointDecoder``."""
         rows = self.detector.vocabulary.weight
-        asked = [
-            torch.cat([link, rows[beside], referring_links(rows, referring)])
-            for link, beside, referring in zip(links, batch.beside, batch.referring, strict=True)
-        ]
-        padded, link_mask = pad_links(asked)
+        padded, link_mask = pad_links(asked_links(links, rows, batch.beside, batch.referring))
         targets = share_targets(batch.targets, rows.device)
         features = self.detector.encode(batch.pixels.to(rows.device))
         outputs = self.detector(features, padded, link_mask, targets)

@@ -22,7 +22,7 @@ from services.trainer.detector_stage import share_targets
 from services.trainer.joint_decoder import JointDecoder, LinkCategories, LinkPhrases
 from services.trainer.joint_detection import by_category, converse
 from services.trainer.recipe import Recipe
-from services.trainer.referring_rows import Meaning, choose_referred, referring_links
+from services.trainer.referring_rows import Meaning, asked_links, choose_referred
 from services.trainer.scenes.answers import MASKS
 from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.conversation import Conversation, expected_phrases
@@ -91,7 +91,7 @@ class JointSegmentation(JointDecoder):
         named = {segment_row(phrase) for phrase in expected_phrases(conversation)}
         meant = {everything.objects[index].category.key for group in conversation.targets for index in group}
         others = [row for row, thing in enumerate(ASKED) if row not in named and thing.key not in meant]
-        referred = choose_referred(scene, set(range(len(ASKED))) - set(others), np.random.default_rng(scene.seed))
+        referred = choose_referred(scene, others, np.random.default_rng(scene.seed))
         beside = [row for row in others if row not in referred.categories]
         asked = (members(everything, ASKED[row]) for row in beside)
         groups = [*conversation.targets, *asked, *referred.targets]
@@ -119,11 +119,7 @@ class JointSegmentation(JointDecoder):
     def losses(self, links: Sequence[Tensor], batch: _Batch) -> dict[str, Tensor]:
         """See ``JointDecoder``."""
         rows = self.segmenter.vocabulary.weight
-        asked = [
-            torch.cat([link, rows[beside], referring_links(rows, referring)])
-            for link, beside, referring in zip(links, batch.beside, batch.referring, strict=True)
-        ]
-        padded, link_mask = pad_links(asked)
+        padded, link_mask = pad_links(asked_links(links, rows, batch.beside, batch.referring))
         targets = share_targets(batch.targets, rows.device)
         features = self.segmenter.encode(batch.pixels.to(rows.device))
         outputs = self.segmenter(features, padded, link_mask, targets, batch.regions.to(rows.device))

@@ -8,9 +8,9 @@ decoders learn to be asked in it, and neither needs the other for that.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -56,9 +56,8 @@ def read_referring(phrase: str) -> Meaning | None:
 
 def referring_row(rows: Tensor, meaning: Meaning) -> Tensor:
     """What stands for ``meaning`` ``[width]``, given the categories' ``rows`` ``[rows, width]``."""
-    generator = torch.Generator().manual_seed(_SEED)
-    directions = torch.randn(len(_NAMES), rows.shape[1], generator=generator).to(rows.device)
-    row = rows[meaning.category] + _SCALE * directions[_NAMES.index(meaning.relation)]
+    direction = _directions(rows.shape[1])[_NAMES.index(meaning.relation)].to(rows.device)
+    row = rows[meaning.category] + _SCALE * direction
     if meaning.other is not None:
         row = row + _SCALE * rows[meaning.other].roll(rows.shape[1] // 2)
     return row
@@ -78,8 +77,8 @@ class Referred:
         return {meaning.category for meaning in self.meanings}
 
 
-def choose_referred(scene: Scene, spoken_of: Set[int], rng: np.random.Generator) -> Referred:
-    """Up to two expressions for things of ``scene``, of categories that are not ``spoken_of`` and differ.
+def choose_referred(scene: Scene, categories: Collection[int], rng: np.random.Generator) -> Referred:
+    """Up to two expressions for things of ``scene``, each of a different one of ``categories``.
 
     Things that have others of their kind beside them are preferred: without these the category alone would do.
     """
@@ -87,7 +86,9 @@ def choose_referred(scene: Scene, spoken_of: Set[int], rng: np.random.Generator)
     for _ in range(_TRIES):
         expression = choose_referring(scene, ENGLISH, rng)
         meaning = read_referring(expression.phrase) if expression else None
-        if expression is None or meaning is None or meaning.category in spoken_of | found.keys():
+        if expression is None or meaning is None:
+            continue
+        if meaning.category not in categories or meaning.category in found:
             continue
         alone = len(members(scene, CATEGORIES[meaning.category])) == 1
         if alone and rng.random() > _ALONE:
@@ -101,6 +102,22 @@ def choose_referred(scene: Scene, spoken_of: Set[int], rng: np.random.Generator)
 def referring_links(rows: Tensor, meanings: Sequence[Meaning]) -> Tensor:
     """What stands for each of ``meanings``, ``[meanings, width]``."""
     return torch.stack([referring_row(rows, meaning) for meaning in meanings]) if meanings else rows[:0]
+
+
+def asked_links(
+    links: Sequence[Tensor], rows: Tensor, beside: Sequence[list[int]], referring: Sequence[Sequence[Meaning]]
+) -> list[Tensor]:
+    """All that a decoder is asked of each sample: its ``links``, the rows ``beside`` them, then the expressions."""
+    return [
+        torch.cat([link, rows[others], referring_links(rows, meanings)])
+        for link, others, meanings in zip(links, beside, referring, strict=True)
+    ]
+
+
+@cache
+def _directions(width: int) -> Tensor:
+    """The directions ``[names, width]`` of ``_NAMES``; trained weights depend on these numbers."""
+    return torch.randn(len(_NAMES), width, generator=torch.Generator().manual_seed(_SEED))
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -31,6 +31,7 @@ from superlink.cli.options import (
     parse_marks,
 )
 from superlink.cli.report import print_findings, print_timings, write_picture
+from superlink.connection_settings import DEFAULT_TIMEOUT_S
 from superlink.results import Finished, ObservationRead, TextDelta
 
 
@@ -83,7 +84,7 @@ def ask(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     start: StartOption = False,
-    timeout_s: TimeoutOption = 60.0,
+    timeout_s: TimeoutOption = DEFAULT_TIMEOUT_S,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:

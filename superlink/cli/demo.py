@@ -28,6 +28,7 @@ from superlink.cli.options import (
 from superlink.cli.report import print_findings
 from superlink.client import Client
 from superlink.composition import Panel, captioned_grid
+from superlink.connection_settings import DEFAULT_TIMEOUT_S
 from superlink.drawing import annotate
 from superlink.errors import SuperlinkError
 from superlink.profile import superlink_home
@@ -81,7 +82,7 @@ def demo(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     start: StartOption = False,
-    timeout_s: TimeoutOption = 60.0,
+    timeout_s: TimeoutOption = DEFAULT_TIMEOUT_S,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:

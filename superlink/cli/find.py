@@ -31,6 +31,7 @@ from superlink.cli.options import (
     parse_marks,
 )
 from superlink.cli.report import print_absent, print_detections, print_timings, write_picture
+from superlink.connection_settings import DEFAULT_TIMEOUT_S
 from superlink.results import DetectionAnswer
 
 NamesArgument = Annotated[
@@ -58,7 +59,7 @@ def detect(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     start: StartOption = False,
-    timeout_s: TimeoutOption = 60.0,
+    timeout_s: TimeoutOption = DEFAULT_TIMEOUT_S,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:
@@ -104,7 +105,7 @@ def segment(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     start: StartOption = False,
-    timeout_s: TimeoutOption = 60.0,
+    timeout_s: TimeoutOption = DEFAULT_TIMEOUT_S,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:
@@ -159,7 +160,7 @@ def pose(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     start: StartOption = False,
-    timeout_s: TimeoutOption = 60.0,
+    timeout_s: TimeoutOption = DEFAULT_TIMEOUT_S,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:

@@ -29,6 +29,7 @@ from superlink.cli.options import (
     UrlOption,
 )
 from superlink.cli.report import print_timings
+from superlink.connection_settings import DEFAULT_TIMEOUT_S
 from superlink.drawing_calls import DrawingOptions
 from superlink.results import DrawingAnswer
 
@@ -92,7 +93,7 @@ def generate(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     start: StartOption = False,
-    timeout_s: TimeoutOption = 60.0,
+    timeout_s: TimeoutOption = DEFAULT_TIMEOUT_S,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:
@@ -142,7 +143,7 @@ def edit(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     start: StartOption = False,
-    timeout_s: TimeoutOption = 60.0,
+    timeout_s: TimeoutOption = DEFAULT_TIMEOUT_S,
     profile: ProfileOption = DEFAULT_PROFILE,
     settings: SetOption = None,
 ) -> None:

@@ -150,7 +150,7 @@ def parse_marks(points: list[str] | None, boxes: list[str] | None) -> list[dict[
 
 def gateway_url(profile: Profile, url: str | None) -> str:
     """The gateway to talk to: ``--url`` (or SUPERLINK_URL), else where the profile puts it."""
-    return url or f"http://{profile.gateway.host}:{profile.gateway.port}"
+    return url or profile.gateway.url
 
 
 def _numbers(option: str, text: str, count: int) -> list[float]:

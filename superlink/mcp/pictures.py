@@ -115,5 +115,4 @@ def _scaled(detection: Detection, across: float, down: float) -> Detection:
 
 
 def _is_image(head: bytes) -> bool:
-    # Sound and film begin with RIFF as well.
-    return head[8:] == b"WEBP" if head.startswith(b"RIFF") else media_type(head).startswith("image/")
+    return media_type(head).startswith("image/")

@@ -20,6 +20,7 @@ from services.diffusion.configuration import (
 )
 from services.diffusion.framing import frame, restore
 from services.diffusion.model import Diffuser
+from services.diffusion.source_encoder import join_scales
 from services.diffusion.structures import DiffusionOptions, Request, Source
 from services.runtime.weights import WeightsError
 
@@ -159,7 +160,7 @@ def test_a_region_is_seen_where_it_is_marked(diffuser: Diffuser) -> None:
 def test_the_source_encoder_does_not_learn() -> None:
     encoder = Diffuser(tiny_config()).train().source_encoder
     before = {name: value.clone() for name, value in encoder.backbone.state_dict().items()}
-    encoder(pixels(2)).sum().backward()
+    encoder(join_scales(*encoder.extract(pixels(2)))).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in encoder.backbone.state_dict().items())
     assert all(parameter.grad is None for parameter in encoder.backbone.parameters())
     assert encoder.projection.weight.grad is not None

@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from api_key_maker import REQUIRED
 from image_fetching import PRIVATE, Names, settings_for
 from image_server import ImageServer, answer, image_server
 from live_gateway import LiveGateway, live_gateway
@@ -37,6 +38,13 @@ def redis_server(shared_redis: LiveRedis) -> LiveRedis:
     """A real one, empty. Tests that stop it start their own."""
     shared_redis.clear()
     return shared_redis
+
+
+@pytest.fixture
+async def keyed(redis_server: LiveRedis) -> AsyncIterator[LiveGateway]:
+    """A gateway that needs API keys."""
+    async with live_gateway(redis_url=redis_server.url, keys=REQUIRED) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 import asyncio
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-import yaml
+from gateway_process import alone, free_port, gateway_process
 from live_gateway import LiveGateway
 from request_bodies import data_url, encode_picture
 from scripted_workers import detection, detections
@@ -276,32 +273,13 @@ async def test_the_openapi_document_is_complete(gateway: LiveGateway) -> None:
         part.split('"', 1)[0] for part in httpx.Response(200, json=document).text.split("#/components/schemas/")[1:]
     }
     assert referenced <= known
-
-
-def start_process(tmp_path: Path, port: int) -> subprocess.Popen[str]:
-    worker = {"address": "127.0.0.1:1", "weights": "none"}
-    content = {
-        "name": "alone",
-        "mllm": worker,
-        "decoders": {"detection": worker},
-        "orchestrator": {"address": "127.0.0.1:1"},
-    }
-    profile = tmp_path / "alone.yaml"
-    profile.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "gateway", "--profile", str(profile), "--port", str(port)],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "GRPC_VERBOSITY": "NONE"},
-    )
+    # Of what clients send back less is needed than answers have.
+    assert document["components"]["schemas"]["ReturnedDetection"]["required"] == ["category", "bbox", "score"]
 
 
 def test_the_process_ends_in_order_on_sigterm(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with start_process(tmp_path, port) as process:
+    port = free_port()
+    with gateway_process(tmp_path, port, alone()) as process:
         try:
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
@@ -323,7 +301,7 @@ def test_a_port_in_use_is_named_with_the_way_out(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        with start_process(tmp_path, port) as process:
+        with gateway_process(tmp_path, port, alone()) as process:
             assert process.wait(20) == 2
             assert process.stderr is not None
             message = process.stderr.read()

@@ -2,19 +2,14 @@
 
 import asyncio
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import openai
 import pytest
-import yaml
 from api_key_maker import REQUIRED, bearer, expect_problem, new_key
+from gateway_process import alone, free_port, gateway_process
 from live_gateway import LiveGateway, live_gateway
 from live_redis import LiveRedis, live_redis
 from request_bodies import chat_body
@@ -24,12 +19,6 @@ from superlink.configuration import ConfigurationError
 from superlink.redis_connection import connect
 
 pytestmark = pytest.mark.surface
-
-
-@pytest.fixture
-async def keyed(redis_server: LiveRedis) -> AsyncIterator[LiveGateway]:
-    async with live_gateway(redis_url=redis_server.url, keys=REQUIRED) as running:
-        yield running
 
 
 async def test_a_key_lets_in_and_its_absence_does_not(keyed: LiveGateway, redis_server: LiveRedis) -> None:
@@ -179,30 +168,6 @@ async def test_a_redis_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104
 
 
-def gateway_process(folder: Path, **settings: object) -> subprocess.Popen[str]:
-    """`python -m gateway` with these settings of the gateway, and nothing behind it."""
-    worker = {"address": "127.0.0.1:1", "weights": "none"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    content = {
-        "name": "alone",
-        "mllm": worker,
-        "decoders": {"detection": worker},
-        "gateway": {"port": port, **settings},
-    }
-    profile = folder / "alone.yaml"
-    profile.write_text(yaml.safe_dump(content))
-    environment = {name: value for name, value in os.environ.items() if name != "SUPERLINK_REDIS_URL"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "gateway", "--profile", str(profile)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-    )
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -221,7 +186,7 @@ def gateway_process(folder: Path, **settings: object) -> subprocess.Popen[str]:
 def test_a_gateway_that_cannot_hold_to_its_settings_does_not_start(
     tmp_path: Path, settings: dict[str, object], words: list[str]
 ) -> None:
-    with gateway_process(tmp_path, **settings) as process:
+    with gateway_process(tmp_path, free_port(), alone(**settings)) as process:
         _, said = process.communicate(timeout=60)
 
     assert process.returncode == 2
@@ -231,7 +196,7 @@ def test_a_gateway_that_cannot_hold_to_its_settings_does_not_start(
 
 
 def test_a_gateway_without_keys_says_so_when_it_starts(tmp_path: Path) -> None:
-    with gateway_process(tmp_path) as process:
+    with gateway_process(tmp_path, free_port(), alone()) as process:
         guard = threading.Timer(60, process.kill)
         guard.start()
         assert process.stderr is not None

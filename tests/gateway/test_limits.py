@@ -1,21 +1,16 @@
 """Every key has its limits, they hold for all gateways together, and no crash takes anything away from a key."""
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from api_key_maker import REQUIRED, bearer, expect_problem, new_key
+from gateway_process import free_port, gateway_process
 from live_gateway import LiveGateway, live_gateway
 from live_redis import LiveRedis
 from request_bodies import chat_body
@@ -24,12 +19,6 @@ from scripted_workers import finish, text
 from gateway.leases import LEASE_S
 
 pytestmark = pytest.mark.surface
-
-
-@pytest.fixture
-async def keyed(redis_server: LiveRedis) -> AsyncIterator[LiveGateway]:
-    async with live_gateway(redis_url=redis_server.url, keys=REQUIRED) as running:
-        yield running
 
 
 async def ask(gateway: LiveGateway, key: str) -> httpx.Response:
@@ -175,20 +164,6 @@ async def test_the_limits_are_those_of_all_gateways_together(keyed: LiveGateway,
     }
 
 
-def second_process(gateway: LiveGateway, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Another gateway of the same deployment, and its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    content = gateway.workers.profile.model_dump(mode="json")
-    content["gateway"] |= {"port": port, "request_timeout_s": 60}
-    file = folder / "profile.yaml"
-    file.write_text(yaml.safe_dump(content))
-    command = [sys.executable, "-m", "gateway", "--profile", str(file)]
-    environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
-    return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2]), port
-
-
 @pytest.mark.faults
 async def test_places_are_renewed_while_a_request_runs_and_free_soon_after_a_crash(
     keyed: LiveGateway, redis_server: LiveRedis, tmp_path: Path
@@ -196,7 +171,10 @@ async def test_places_are_renewed_while_a_request_runs_and_free_soon_after_a_cra
     """A gateway in a process of its own, which is killed in the midst of a request."""
     key, _ = await new_key(redis_server.url, concurrent_requests=1)
     keyed.workers.mllm.rounds = [[asyncio.Event()]]
-    process, port = second_process(keyed, tmp_path)
+    profile = keyed.workers.profile.model_dump(mode="json")
+    profile["gateway"]["request_timeout_s"] = 60
+    port = free_port()
+    process = gateway_process(tmp_path, port, profile, stderr=None)
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     try:
         running = asyncio.create_task(ask_until_connected(url, key))

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from agents import held, pictures, problem, words
 from api_key_maker import REQUIRED, bearer, expect_problem, new_key
-from image_server import answer as web_answer
-from image_server import image_server
+from image_fetching import settings_for
+from image_server import ImageServer
 from live_gateway import LiveGateway, live_gateway
 from live_redis import LiveRedis
 from mcp import Client, MCPError
@@ -469,15 +469,14 @@ async def test_an_agent_shows_its_key_with_every_request(mode: str, redis_server
         expect_problem(await post(gateway), 401, "missing_api_key")
 
 
-async def test_an_image_is_fetched_from_its_address_where_the_profile_lets_it(png: bytes) -> None:
-    async with image_server() as server:
-        server.replies["/dog.png"] = web_answer(png, "Content-Type: image/png")
-        allowed = {"enabled": True, "ports": [server.port], "allowed_networks": ["127.0.0.1/32"]}
-        async with live_gateway(image_urls=allowed) as gateway, agent_of(gateway) as agent:
-            tools = (await agent.list_tools()).tools
-            arguments = {"image": f"{server.url}/dog.png", "categories": ["dog"], "overlay": True}
-            found = await agent.call_tool("detect", arguments)
-            lost = problem(await agent.call_tool("detect", {**arguments, "image": f"{server.url}/cat.png"}))
+async def test_an_image_is_fetched_from_its_address_where_the_profile_lets_it(
+    image_host: ImageServer, png: bytes
+) -> None:
+    async with live_gateway(image_urls=settings_for(image_host)) as gateway, agent_of(gateway) as agent:
+        tools = (await agent.list_tools()).tools
+        arguments = {"image": f"{image_host.url}/dog.png", "categories": ["dog"], "overlay": True}
+        found = await agent.call_tool("detect", arguments)
+        lost = problem(await agent.call_tool("detect", {**arguments, "image": f"{image_host.url}/cat.png"}))
 
     assert "http or https address" in (tools[0].description or "")
     assert len(pictures(found)) == 1

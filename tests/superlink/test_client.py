@@ -15,7 +15,6 @@ from gateway.chat_schema import AnswerExtension, ChatCompletionChunk, ChatReques
 from gateway.detect_schema import CategoryDetection, CategoryResult, DetectResponse
 from gateway.results import ImageSize, ObservationResult, ObservedGroupResult, TimingEntry
 from superlink import AsyncClient, Client
-from superlink.client_errors import RequestFailed
 from superlink.detections import Box
 from superlink.results import Finished, ObservationRead, TextDelta, ToolCallChanged
 from tests.superlink.conftest import Reply, ScriptedGateway
@@ -110,18 +109,6 @@ def test_a_stream_gives_events_and_then_the_whole_answer(gateway: ScriptedGatewa
     assert last.answer.image is not None
     assert last.answer.finish_reason == "stop"
     assert gateway.received[0].json["stream"] is True
-
-
-def test_a_stream_that_fails_half_way_raises(gateway: ScriptedGateway) -> None:
-    error = {"error": {"message": PROBLEM.detail, **PROBLEM.model_dump(exclude_none=True)}}
-    gateway.answer(event_stream(chunk(Delta(content="Here is")), json.dumps(error)))
-    with Client(gateway.url) as client:
-        events = client.chat(png(), "Where is the dog?", stream=True)
-        assert next(events) == TextDelta("Here is")
-        with pytest.raises(RequestFailed) as raised:
-            next(events)
-    assert raised.value.code == "image_too_large"
-    assert raised.value.request_id == "r-7"
 
 
 def test_detect_uploads_the_image_and_returns_boxes_best_first(gateway: ScriptedGateway) -> None:

@@ -21,8 +21,9 @@ def test_file_bytes_are_not_re_encoded(kind: str, media_type: str) -> None:
     assert encoded.media_type == media_type
 
 
-def test_bytes_of_another_kind_are_left_for_the_gateway_to_judge() -> None:
-    assert encode_image(b"hello").media_type == "application/octet-stream"
+@pytest.mark.parametrize("content", [b"hello", b"RIFF\x24\x00\x00\x00WAVEfmt "], ids=["text", "sound"])
+def test_bytes_of_another_kind_are_left_for_the_gateway_to_judge(content: bytes) -> None:
+    assert encode_image(content).media_type == "application/octet-stream"
 
 
 def test_a_missing_file_is_an_error_at_once() -> None:

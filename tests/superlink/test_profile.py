@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from superlink.cli.options import gateway_url
 from superlink.configuration import ConfigurationError
 from superlink.profile import find_profile, load_profile, weights_folder
 
@@ -71,6 +72,12 @@ def test_overrides_replace_values_of_the_file(tmp_path: Path) -> None:
     profile = load_profile(written(tmp_path, TINY), {"gateway.port": 9000, "decoders.detection.threads": 1})
     assert profile.gateway.port == 9000
     assert profile.decoders["detection"].threads == 1
+
+
+def test_a_host_of_ipv6_stands_in_brackets_in_the_address(tmp_path: Path) -> None:
+    for host, url in (("localhost", "http://localhost:9000"), ("::1", "http://[::1]:9000")):
+        profile = load_profile(written(tmp_path, TINY), {"gateway.host": host, "gateway.port": 9000})
+        assert gateway_url(profile, None) == profile.gateway.url == url
 
 
 def test_a_gateway_on_the_network_needs_keys_or_a_word_that_it_does_not(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def test_what_is_referred_to_is_not_asked_for_otherwise(composer: Composer) -> N
     for seed in range(20):
         scene = composer.compose(seed)
         spoken_of = {CATEGORY_INDEX[scene.objects[0].category.key]} if scene.objects else set()
-        referred = choose_referred(scene, spoken_of, np.random.default_rng(seed))
+        others = set(range(len(CATEGORIES))) - spoken_of
+        referred = choose_referred(scene, others, np.random.default_rng(seed))
         assert not referred.categories & spoken_of
         assert len(referred.categories) == len(referred.meanings) <= 2
         for meaning, (target,) in zip(referred.meanings, referred.targets, strict=True):

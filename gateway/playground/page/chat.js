@@ -77,9 +77,9 @@ export class ChatPanel extends Panel {
 
   async #stream(run, messages) {
     const body = { messages, stream: true, stream_options: { include_usage: true } };
-    const { requestId, events } = await this.page.gateway.stream("v1/chat/completions", body, run.signal);
+    const { requestId, documents } = await this.page.gateway.stream("v1/chat/completions", body, run.signal);
     run.requestId = requestId;
-    for await (const { document } of events) {
+    for await (const document of documents) {
       run.keep(document);
       if (document.usage) run.usage = document.usage;
       const [choice] = document.choices;

@@ -109,14 +109,14 @@ export class DrawPanel extends Panel {
   }
 
   async #stream(run, body) {
-    const { requestId, events } = await this.page.gateway.stream(this.#path, body, run.signal);
+    const { requestId, documents } = await this.page.gateway.stream(this.#path, body, run.signal);
     run.requestId = requestId;
     const images = [];
     const show = (status, progress = null) => {
       const phrases = [{ phrase: run.prompt, images: [...images] }];
       run.setCall({ id: "draw", tool: this.service, status, phrases, progress, timings: run.timings });
     };
-    for await (const { document } of events) {
+    for await (const document of documents) {
       run.keep(document);
       if (document.type === "superlink.progress") {
         show("running", document);

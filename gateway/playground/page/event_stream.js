@@ -1,9 +1,8 @@
 // Server-sent events from a response's body. EventSource cannot send a request with a body, hence this reader.
 
-/** Yields `{name, data}` for every event of `body`, a stream of bytes cut anywhere. */
+/** Yields the data of every event of `body`, a stream of bytes cut anywhere. */
 export async function* readEvents(body) {
   let rest = "";
-  let name = "";
   let data = [];
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
@@ -13,12 +12,10 @@ export async function* readEvents(body) {
     rest = lines.pop();
     for (const line of lines) {
       if (line === "") {
-        if (data.length) yield { name, data: data.join("\n") };
-        name = "";
+        if (data.length) yield data.join("\n");
         data = [];
       } else {
         const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line);
-        if (field === "event") name = value;
         if (field === "data") data.push(value);
       }
     }

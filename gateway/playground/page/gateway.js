@@ -24,10 +24,10 @@ export class Gateway {
     return { requestId: requestIdOf(response), document: await reading(() => response.json()) };
   }
 
-  /** The events that answer `body` as they arrive: `{name, document}`. Throws as `ask` does, and while they arrive. */
+  /** The documents that answer `body`, as they arrive. Throws as `ask` does, and while they arrive. */
   async stream(path, body, signal) {
     const response = await this.#post(path, body, signal);
-    return { requestId: requestIdOf(response), events: documents(response.body) };
+    return { requestId: requestIdOf(response), documents: documentsOf(response.body) };
   }
 
   async #post(path, body, signal) {
@@ -48,33 +48,24 @@ export class Gateway {
   }
 }
 
-/** What `read` gives; a network failure, which browsers report as TypeError, becomes a Problem. */
-async function reading(read) {
+/** What `read` gives; a network failure, which browsers report as TypeError, becomes a Problem that says `detail`. */
+async function reading(read, detail = "The gateway does not answer.") {
   try {
     return await read();
   } catch (error) {
-    throw lost(error);
+    throw error instanceof TypeError ? Problem.lost(detail) : error;
   }
 }
 
-function lost(error) {
-  return error instanceof TypeError ? Problem.lost("The gateway does not answer.") : error;
-}
-
-async function* documents(body) {
+async function* documentsOf(body) {
   const events = readEvents(body);
   for (;;) {
-    let next;
-    try {
-      next = await events.next();
-    } catch (error) {
-      throw error instanceof TypeError ? Problem.lost("The connection broke off in the middle of the answer.") : error;
-    }
+    const next = await reading(() => events.next(), "The connection broke off in the middle of the answer.");
     if (next.done) throw Problem.lost("The answer ended before it was complete.");
-    if (next.value.data === "[DONE]") return;
-    const document = JSON.parse(next.value.data);
+    if (next.value === "[DONE]") return;
+    const document = JSON.parse(next.value);
     if (document.error) throw new Problem(document.error);
-    yield { name: next.value.name, document };
+    yield document;
   }
 }
 

@@ -92,11 +92,7 @@ function showDeployment() {
   shownServices = served;
   for (const [name, panel] of Object.entries(panels)) {
     const examples = exampleList(name, tryExample, (service) => deployment.has(service));
-    panel.root.querySelector(".examples ul").replaceChildren(...examples);
-    const isMissing = panel.service !== null && !deployment.has(panel.service);
-    const notice = panel.root.querySelector(".notice");
-    notice.hidden = !isMissing;
-    notice.textContent = isMissing ? `This deployment has no ${panel.service} service, which this tab needs.` : "";
+    panel.offer(examples, panel.service !== null && !deployment.has(panel.service));
   }
 }
 

@@ -63,7 +63,7 @@ export class Overlay {
     const count = group.phrase.detections.length;
     const [x, y, width, height] = detection.bbox;
     const sides = { x, y, width: Math.max(width, 0.5), height: Math.max(height, 0.5) };
-    const kind = detection.segmentation ? "mask" : detection.keypoints ? "pose" : "box";
+    const kind = kindOf(detection);
     const shape = drawing(
       "g",
       {
@@ -157,6 +157,10 @@ function maskOf(segmentation) {
   }
 }
 
+function kindOf({ segmentation, keypoints }) {
+  return segmentation ? "mask" : keypoints ? "pose" : "box";
+}
+
 function areaOf({ bbox: [, , width, height] }) {
   return width * height;
 }
@@ -165,7 +169,7 @@ function areaOf({ bbox: [, , width, height] }) {
 export function findsInWords(phrase) {
   const detections = phrase.detections ?? [];
   const kinds = { mask: 0, pose: 0, box: 0, image: phrase.images?.length ?? 0 };
-  for (const detection of detections) kinds[detection.segmentation ? "mask" : detection.keypoints ? "pose" : "box"]++;
+  for (const detection of detections) kinds[kindOf(detection)]++;
   const words = Object.entries(kinds)
     .filter(([, count]) => count)
     .map(([kind, count]) => counted(count, kind, kind === "box" ? "boxes" : `${kind}s`));

@@ -16,12 +16,14 @@ export class Panel {
   #views = new Map();
   #send;
   #stop;
+  #notice = element("p", { class: "notice", role: "status", hidden: true });
+  #examples = element("ul");
 
   /** `page`: what the tabs share: gateway, stage, announcer, highlight, and what shows a run. */
   constructor(mode, root, page) {
     this.mode = mode;
-    this.root = root;
     this.page = page;
+    root.append(this.#notice, element("section", { class: "examples" }, element("h3", {}, "Examples"), this.#examples));
   }
 
   /** The run on show when the tab is chosen, or null. */
@@ -41,6 +43,13 @@ export class Panel {
   /** Put an example into the form. */
   fill() {
     throw new Error("A tab says how it is filled in.");
+  }
+
+  /** Show what there is to try, list items, and whether the service that the tab needs `isMissing`. */
+  offer(examples, isMissing) {
+    this.#examples.replaceChildren(...examples);
+    this.#notice.hidden = !isMissing;
+    this.#notice.textContent = isMissing ? `This deployment has no ${this.service} service, which this tab needs.` : "";
   }
 
   /** Let `form` send, and give it the buttons that send and cancel, in `actions`. */

@@ -56,7 +56,7 @@ export class Run extends EventTarget {
   /** Do the request; `work` fills this run in. How it ends is in `status` and `problem`; nothing is thrown. */
   async perform(work) {
     try {
-      await work(this);
+      await work();
       this.status = "done";
     } catch (error) {
       if (this.#abort.signal.aborted) {

@@ -12,7 +12,6 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from services.diffusion.placing import THING_SHARE
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer, ComposerOptions, Composition, Layer, Light, cut_layer
 from services.trainer.scenes.edits import COLOURS, EDIT_KINDS, Edit, NamedColour, draw_edit
@@ -147,10 +146,10 @@ def draw_drawing(composer: Composer, rng: np.random.Generator) -> Drawing:
     return Drawing(slots=slots, target=composition.render())
 
 
-def draw_picture(composer: Composer, category: Category) -> Scene:
-    """One thing of ``category`` in the middle of a grey ground: what an edit puts into an image."""
+def draw_picture(composer: Composer, category: Category, share: float) -> Scene:
+    """One thing of ``category``, ``share`` of the side large, in the middle of a grey ground: what an edit puts in."""
     side = composer.options.largest_side
-    sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * THING_SHARE)
+    sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * share)
     left, top = (side - sprite.shape[1]) // 2, (side - sprite.shape[0]) // 2
     composition = Composition(
         ground=np.full((side, side, 3), _GREY, dtype=np.float32),
