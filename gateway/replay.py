@@ -44,7 +44,7 @@ def replay(message: ChatMessage, results: Sequence[ChatMessage], shown: ImageSiz
         observation = observation_of_results(message.tool_calls or (), results, shown)
         parts.append(mllm_pb2.Part(observation=observation))
         return parts
-    unread = unread_results(extension)
+    unread = unread_results(extension, shown)
     if unread is not None:
         parts.append(mllm_pb2.Part(observation=unread))
     return parts

@@ -11,16 +11,19 @@ from superlink.errors import invalid_argument
 from superlink.v1 import mllm_pb2
 
 
-def unread_results(answer: AnswerExtension) -> mllm_pb2.Observation | None:
+def unread_results(answer: AnswerExtension, shown: ImageSize | None) -> mllm_pb2.Observation | None:
     """The finds of an answer that none of its observations holds, as the model reads finds; None where there are none.
+
+    ``shown`` is the size of the last image before the answer, for clients that do not send its own back.
 
     Raises SuperlinkError ``invalid_request`` for boxes that no tool sends.
     """
-    if answer.image is None:
+    image = answer.image or shown
+    if image is None:
         return None
     read = {(group.route, group.phrase) for entry in answer.observations or () for group in entry.groups}
     groups = [
-        observed_group(phrase.route, phrase.phrase, phrase.detections if phrase.found else (), answer.image)
+        observed_group(phrase.route, phrase.phrase, phrase.detections if phrase.found else (), image)
         for call in answer.tool_calls or ()
         for phrase in call.phrases
         # Known only of tools that find things, and only once they have answered.

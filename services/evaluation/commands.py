@@ -21,7 +21,14 @@ from services.evaluation.scenes_evaluation import evaluate_scenes, write_failure
 from services.evaluation.scenes_report import ScenesReport
 from services.evaluation.scenes_set import SceneSet, SceneSetError, load_scene_set
 from superlink.cli.console import fail, notes, output
-from superlink.cli.options import DEFAULT_PROFILE, URL_VARIABLE, ProfileOption, SetOption, read_profile
+from superlink.cli.options import (
+    DEFAULT_PROFILE,
+    URL_VARIABLE,
+    ApiKeyOption,
+    ProfileOption,
+    SetOption,
+    read_profile,
+)
 from superlink.cli.up import stack_for_one_call
 from superlink.client import Client
 
@@ -48,6 +55,7 @@ def _bench() -> None:
 def evaluate_scenes_command(
     scene_folder: ScenesOption = DEFAULT_SCENES,
     url: StackUrlOption = None,
+    api_key: ApiKeyOption = None,
     json_file: JsonOption = None,
     failures: Annotated[Path | None, typer.Option(help="List every wrong answer in this text file.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight at a time.")] = 4,
@@ -64,7 +72,11 @@ def evaluate_scenes_command(
     scene_set = _load(scene_folder)
     if limit:
         scene_set.prompts = scene_set.prompts[:limit]
-    with _gateway(url, profile, settings) as address, Client(address) as client, _progress() as progress:
+    with (
+        _gateway(url, profile, settings) as address,
+        Client(address, api_key=api_key) as client,
+        _progress() as progress,
+    ):
         task = progress.add_task("Asking", total=len(scene_set.prompts))
         report, outcomes = evaluate_scenes(
             client, scene_set, concurrency, lambda done: progress.update(task, completed=done)
@@ -101,6 +113,7 @@ def runs_table_command(
 def measure_latency_command(
     scene_folder: ScenesOption = DEFAULT_SCENES,
     url: StackUrlOption = None,
+    api_key: ApiKeyOption = None,
     json_file: JsonOption = None,
     requests: Annotated[int, typer.Option(min=1, help="Measured requests of every kind.")] = 100,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -111,7 +124,11 @@ def measure_latency_command(
     Example: superlink bench latency --requests 50 --json latency.json
     """
     scene_set = _load(scene_folder)
-    with _gateway(url, profile, settings) as address, Client(address) as client, _progress() as progress:
+    with (
+        _gateway(url, profile, settings) as address,
+        Client(address, api_key=api_key) as client,
+        _progress() as progress,
+    ):
         tasks: dict[str, object] = {}
 
         def show(kind: str, done: int) -> None:

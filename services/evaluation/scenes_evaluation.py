@@ -41,6 +41,8 @@ from superlink.results import Answer
 # Average precision needs the whole ranking, not only what counts as present.
 _RANKING_THRESHOLD = 0.01
 _RANKING_DETECTIONS = 300
+# Semantic prompts ask for what is there, all of it: nothing is left out for being unlikely.
+_SEMANTIC_THRESHOLD = 0.1
 
 
 def evaluate_scenes(
@@ -129,7 +131,7 @@ def _segment(client: Client, prompt: Prompt, image: Path) -> Outcome:
     start = time.perf_counter()
     options: SegmentOptions
     if prompt.task == SEMANTIC_TASK:
-        options = {"semantic": True}
+        options = {"semantic": True, "score_threshold": _SEMANTIC_THRESHOLD}
         answer = client.segment(image, [phrase.phrase for phrase in prompt.phrases], **options)
     else:
         options = {"regions": prompt.marks}
@@ -153,7 +155,8 @@ def _history(image: Path | None, question: str, answer: Answer) -> list[Mapping[
     content: list[Mapping[str, Any]] = [{"type": "text", "text": question}]
     if image is not None:
         content.insert(0, {"type": "image_url", "image_url": {"url": encode_image(image).data_url()}})
-    known = answer.model_dump(mode="json", by_alias=True, exclude_none=True, include={"tool_calls", "observations"})
+    told = {"image", "tool_calls", "observations"}
+    known = answer.model_dump(mode="json", by_alias=True, exclude_none=True, include=told)
     return [
         {"role": "user", "content": content},
         {"role": "assistant", "content": answer.text, "superlink": known},

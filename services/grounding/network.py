@@ -45,6 +45,8 @@ _STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 STRIDES = (8, 16, 32)
 # Keeps an unseen phrase's first logits near a 1 % probability, as focal loss wants at the start.
 _PRIOR_LOGIT = -4.0
+# Of finds that share out pixels: each goes to the likeliest phrase, so that unlikely finds of what is there do no harm.
+_SEMANTIC_THRESHOLD = 0.1
 
 
 class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, GroundingResult], Generic[Outputs]):
@@ -204,7 +206,7 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
         if threshold is None:
             # Who leaves the decision to the model gets one: nothing of what is said not to be there.
             scores = scores * found
-            threshold = self.config.score_threshold
+            threshold = _SEMANTIC_THRESHOLD if options.semantic else self.config.score_threshold
         best = scores.flatten().topk(min(options.most_finds, scores.numel()))
         kept = (best.values >= threshold) & (best.values > 0)
         queries = torch.div(best.indices[kept], groups, rounding_mode="floor")

@@ -195,19 +195,17 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
     ) -> list[tuple[NDArray[np.bool_], float, int]]:
         """Mask, score and group of every phrase that has pixels: a pixel belongs to its likeliest phrase, if to any.
 
-        A phrase's likelihood at a pixel is the sum over its finds of score times mask probability (Mask2Former).
+        A phrase's likelihood at a pixel is the sum over its finds of score times mask probability (Mask2Former). What
+        no find's mask covers belongs to none, however likely the phrase.
         """
         present = sorted(set(found.groups.tolist()))
         if not present:
             return []
-        maps = torch.stack(
-            [
-                (found.scores[mine, None, None] * logits[mine].sigmoid()).sum(dim=0)
-                for mine in (found.groups == group for group in present)
-            ]
-        )
-        likely, owner = self._enlarged(maps, size).max(dim=0)
-        owner = owner.masked_fill(likely < self.config.score_threshold, -1)
+        finds_of = [found.groups == group for group in present]
+        likelihoods = [(found.scores[mine, None, None] * logits[mine].sigmoid()).sum(dim=0) for mine in finds_of]
+        owner = self._enlarged(torch.stack(likelihoods), size).argmax(dim=0)
+        covered = self._enlarged(torch.stack([logits[mine].amax(dim=0) for mine in finds_of]), size) > 0
+        owner = owner.masked_fill(~covered.gather(0, owner[None])[0], -1)
         scores = found.presence_scores.tolist()
         finds = [((owner == place).cpu().numpy(), scores[group], group) for place, group in enumerate(present)]
         return sorted(finds, key=lambda find: -find[1])

@@ -33,7 +33,7 @@ from services.trainer.segmentation_evaluation import evaluate_segmenter
 from services.trainer.segmenter_stage import ASKED, image_masks, pad_masks, start_segmenter
 from services.trainer.vocabularies import Vocabulary, segment_row
 
-_TASKS = {"segment": 0.3, "segment_several": 0.3, "segment_referred": 0.3, "segment_region": 0.2}
+_TASKS = {"segment": 0.3, "segment_several": 0.3, "segment_referred": 0.45, "segment_region": 0.2}
 # Share of the scenes on grounds with a name, where the recipe says nothing else.
 _NAMED_GROUNDS = 0.6
 

@@ -125,7 +125,8 @@ async def test_wrong_regions_of_the_fast_path_are_named(
     assert (response.status_code, response.json()["code"]) == (400, code)
 
 
-async def test_what_a_tool_found_can_be_meant_in_the_next_turn(gateway: LiveGateway) -> None:
+@pytest.mark.parametrize("told", [("tool_calls", "image"), ("tool_calls",)])
+async def test_what_a_tool_found_can_be_meant_in_the_next_turn(gateway: LiveGateway, told: tuple[str, ...]) -> None:
     """The model never read the boxes of the first answer; "dog 2" of the second turn is the second best of them."""
     gateway.workers.mllm.rounds = [[text("Here: dog"), group("dog", 6), text("."), usage(9, 4, 3), finish()]]
     gateway.workers.detection.script = lambda request: [
@@ -133,7 +134,9 @@ async def test_what_a_tool_found_can_be_meant_in_the_next_turn(gateway: LiveGate
     ]
     body = chat_body("Find the dogs.", encode_picture())
     first = (await gateway.http.post("/v1/chat/completions", json=body)).json()
-    body["messages"] += [first["choices"][0]["message"], {"role": "user", "content": "Now mask the second one."}]
+    message = first["choices"][0]["message"]
+    message["superlink"] = {name: message["superlink"][name] for name in told}
+    body["messages"] += [message, {"role": "user", "content": "Now mask the second one."}]
     gateway.workers.mllm.rounds = [[group("dog 2", 0, "[SEG]"), usage(9, 4, 3), finish()]]
 
     response = await gateway.http.post("/v1/chat/completions", json=body)

@@ -10,7 +10,7 @@ from pycocotools import mask as run_length
 from torch import Tensor
 
 from services.grounding.losses import assign
-from services.grounding.structures import GroundingOptions
+from services.grounding.structures import GroundingOptions, Selection
 from services.segmentation.configuration import SegmenterConfig
 from services.segmentation.losses import dice_loss, mask_loss
 from services.segmentation.model import Segmenter
@@ -93,6 +93,26 @@ def test_masks_have_the_size_of_the_original_and_fill_their_boxes(segmenter: Seg
         assert np.sum(masks, axis=0, initial=0).max() <= 1
     else:
         assert masks
+
+
+def test_pixels_under_a_mask_belong_to_its_phrase_however_low_the_score(segmenter: Segmenter) -> None:
+    """Scores say which phrase a pixel belongs to; whether it belongs to any is the masks' to say."""
+    selection = Selection(
+        queries=torch.arange(2),
+        corners=torch.zeros(2, 4),
+        scores=torch.tensor([0.3, 0.6]),
+        groups=torch.tensor([0, 1]),
+        presence_scores=torch.tensor([0.3, 0.6]),
+        presence_found=torch.tensor([True, True]),
+    )
+    logits = torch.full((2, 16, 16), -5.0)
+    logits[0, :, :12] = 3.0
+    logits[1, :, 8:12] = 3.0
+
+    finds = segmenter._phrases(selection, logits, (64, 64))
+
+    shares = {group: float(mask.mean()) for mask, _, group in finds}
+    assert shares == pytest.approx({0: 0.5, 1: 0.25}, abs=0.04)
 
 
 def test_masks_lie_where_the_image_is_not_where_the_padding_is(segmenter: Segmenter) -> None:
