@@ -181,10 +181,10 @@ class Prompt(_Entry):
     language: str
     task: str
     # A finer kind within the task: "leftmost", "which_more" ...
-    kind: str = ""
+    kind: str = Field(default="", exclude_if=_is_nothing)
     text: str = Field(min_length=1)
     phrases: tuple[PromptPhrase, ...] = ()
-    answer: ExpectedAnswer | None = None
+    answer: ExpectedAnswer | None = Field(default=None, exclude_if=_is_none)
     # What is asked before ``text`` in a dialogue of two questions; ``phrases`` are those of the second answer.
     earlier: str = Field(default="", exclude_if=_is_nothing)
     # What is marked on the image, each as the gateway takes it: {"box": [x1, y1, x2, y2]}, {"points": [[x, y]]} ...
@@ -290,7 +290,7 @@ def _write(file: Path, content: Mapping[str, Any]) -> None:
     parts = []
     for key, value in content.items():
         if isinstance(value, list):
-            lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in value)
+            lines = ",\n".join(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) for entry in value)
             parts.append(f"{json.dumps(key)}: [\n{lines}\n]")
         else:
             parts.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")

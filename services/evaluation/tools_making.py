@@ -39,7 +39,7 @@ _EVERY_SECOND = ("segment_several", "boxes_and_masks", "refer_back")
 
 
 def tool_parts(
-    sprites: Mapping[str, NDArray[np.uint8]], scenes: int = 40, edits: int = 40, drawings: int = 60, poses: int = 40
+    sprites: Mapping[str, NDArray[np.uint8]], scenes: int = 80, edits: int = 40, drawings: int = 60, poses: int = 60
 ) -> tuple[Part, ...]:
     """All that a set of boxes can be extended by, with so many images each; ``sprites`` of ``sprites.load_sprites``."""
     grounds = Composer(sprites, ComposerOptions(largest_side=224, named_grounds=1.0))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.grounding.boxes import generalised_iou, to_corners
+from services.grounding.boxes import generalised_iou, plain_iou, to_corners
 from services.grounding.losses import BOX_WEIGHT, IOU_WEIGHT, match
 from services.pose.structures import PoseOutputs, PoseTargets
 
@@ -14,6 +14,8 @@ KEYPOINT_WEIGHT = 10.0
 # The paper's weight. Its published code multiplies by the keypoint weight instead.
 OKS_WEIGHT = 4.0
 CONFIDENCE_WEIGHT = 2.0
+# An instance whose box overlaps a thing by so much learns its keypoints, be another matched to it or not.
+_SAME_THING = 0.6
 _LEAST_OKS = 1e-6
 
 
@@ -25,8 +27,8 @@ def pose_loss(outputs: PoseOutputs, targets: PoseTargets) -> dict[str, Tensor]:
     # What the box queries start from is the grounding network's business; what keypoint queries start from is not.
     [matches] = match(outputs.logits[None], outputs.boxes[:1], targets)
     image, instance = (matches >= 0).nonzero(as_tuple=True)
-    thing = matches[image, instance]
-    boxes, wanted_boxes = outputs.boxes[1:, image, instance], targets.boxes[image, thing]
+    boxes, wanted_boxes = outputs.boxes[1:, image, instance], targets.boxes[image, matches[image, instance]]
+    image, instance, thing = _all_near(matches, outputs.boxes[0], targets).unbind(dim=1)
     found, wanted = outputs.keypoints[:, image, instance], targets.keypoints[image, thing]
     labelled, areas, sigmas = targets.labelled[image, thing], targets.areas[image, thing], targets.sigmas[image]
     similarity = keypoint_similarity(found, wanted, areas, sigmas)
@@ -46,6 +48,19 @@ def pose_loss(outputs: PoseOutputs, targets: PoseTargets) -> dict[str, Tensor]:
     asked = outputs.keypoint_mask[image]
     terms["confidence"] = CONFIDENCE_WEIGHT * ((entropy * asked).sum(dim=-1) / asked.sum(dim=-1).clamp(min=1)).sum()
     return {name: term / targets.normaliser for name, term in terms.items()}
+
+
+def _all_near(matches: Tensor, boxes: Tensor, targets: PoseTargets) -> Tensor:
+    """Image, instance and thing of all that learn keypoints, ``[pairs, 3]``: what matches, and near doubles of it.
+
+    One figure an image teaches little; the doubles that every candidate network has see it from nearly the same box.
+    ``matches`` is ``[batch, instances]``, -1 where nothing matches; ``boxes`` ``[batch, instances, 4]``.
+    """
+    overlaps = plain_iou(to_corners(boxes)[:, :, None], to_corners(targets.boxes)[:, None])
+    overlap, nearest = overlaps.masked_fill(~targets.mask[:, None], 0.0).max(dim=-1)
+    things = torch.where((matches < 0) & (overlap >= _SAME_THING), nearest, matches)
+    image, instance = (things >= 0).nonzero(as_tuple=True)
+    return torch.stack([image, instance, things[image, instance]], dim=1)
 
 
 def keypoint_similarity(found: Tensor, wanted: Tensor, areas: Tensor, sigmas: Tensor) -> Tensor:

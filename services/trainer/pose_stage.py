@@ -18,6 +18,7 @@ from services.runtime.weights import load_weights
 from services.trainer.calibration import calibrate, calibration_scenes
 from services.trainer.detection_samples import image_targets, pad_targets
 from services.trainer.detector_stage import noisy_links, share_targets
+from services.trainer.keypoint_maps import KeypointMapHead, keypoint_map_term, keypoint_maps
 from services.trainer.pose_evaluation import evaluate_pose
 from services.trainer.pose_samples import (
     ImageKeypoints,
@@ -35,12 +36,16 @@ from services.trainer.scenes.skeletons import SKELETONS
 from services.trainer.stage import Stage, make_composer
 from services.trainer.vocabularies import fill_vocabulary
 
+_MAPS_WEIGHT = 1.0
+
 
 @dataclass(frozen=True)
 class _Sample:
     pixels: Tensor
     targets: tuple[Tensor, Tensor]
     keypoints: ImageKeypoints
+    # See ``keypoint_maps``.
+    maps: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class _Batch:
     rows: Tensor
     mask: Tensor
     targets: PoseTargets
+    # [batch, cells, keypoints], see ``keypoint_maps``.
+    maps: Tensor
 
 
 class PoseStage(Stage):
@@ -58,7 +65,9 @@ class PoseStage(Stage):
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.pose = start_pose(recipe)
-        self.model = nn.ModuleDict({"pose": self.pose})
+        # Not kept: a run that goes on soon has another.
+        self.maps = KeypointMapHead(recipe.pose.width)
+        self.model = nn.ModuleDict({"pose": self.pose, "maps": self.maps})
 
     def prepare(self, scene: Scene, seed: int) -> _Sample:
         """Ask for every kind of figure, present or not, and for keypoints in random order."""
@@ -68,6 +77,7 @@ class PoseStage(Stage):
             pixels=self.pose.prepare(scene.image).pixels,
             targets=image_targets(scene, groups),
             keypoints=image_keypoints(scene, groups, rows),
+            maps=keypoint_maps(scene, self.pose.config.image_side),
         )
 
     def collate(self, samples: Sequence[_Sample]) -> _Batch:
@@ -81,6 +91,7 @@ class PoseStage(Stage):
             rows=torch.cat([figures, rows], dim=1),
             mask=torch.cat([torch.ones_like(figures, dtype=torch.bool), mask], dim=1),
             targets=targets,
+            maps=torch.stack([sample.maps for sample in samples]),
         )
 
     def losses(self, batch: _Batch) -> dict[str, Tensor]:
@@ -91,7 +102,8 @@ class PoseStage(Stage):
         names_keypoint = (batch.rows >= FIGURE_NAMES).to(device)
         features = self.pose.encode(batch.pixels.to(device))
         outputs = self.pose(features, links, batch.mask.to(device), names_keypoint, targets)
-        return self.pose.loss(outputs, targets)
+        maps = keypoint_map_term(self.maps, outputs.grounding.memory, batch.maps.to(device), targets.normaliser)
+        return {**self.pose.loss(outputs, targets), "maps": _MAPS_WEIGHT * maps}
 
     def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
         """AP over OKS, by kind of figure."""

@@ -227,6 +227,21 @@ def test_sigmas_belong_to_keypoints_not_to_places_in_the_request() -> None:
         torch.testing.assert_close(permuted[name], plain[name])
 
 
+def test_near_doubles_of_a_matched_instance_learn_keypoints_too() -> None:
+    """The second instance matches nothing; where its box is all but the thing's, its keypoints count as well."""
+    truth = targets()
+    plain = outputs_at(truth.keypoints + 0.1, 0.0)
+    near = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.52, 0.5, 0.5, 0.5]]).expand(2, 2, 2, 4)
+    keypoints = (truth.keypoints + 0.1).expand(2, 2, 3, 2).expand(2, 2, 2, 3, 2)
+
+    alone = pose_loss(plain, truth)
+    doubled = pose_loss(replace(plain, boxes=near, keypoints=keypoints), truth)
+
+    for name in ("keypoint", "oks", "confidence"):
+        assert doubled[name].item() == pytest.approx(2 * alone[name].item(), rel=1e-4)
+    assert doubled["instance_box"].item() == pytest.approx(alone["instance_box"].item(), abs=1e-5)
+
+
 def test_poses_are_learned_and_teach_the_links() -> None:
     torch.manual_seed(0)
     estimator = PoseEstimator(CONFIG).train()

@@ -13,6 +13,7 @@ from services.detection.model import Detector
 from services.pose.configuration import PoseConfig
 from services.pose.model import PoseEstimator
 from services.trainer.keypoint_figures import oks_average_precision
+from services.trainer.keypoint_maps import KeypointMapHead, keypoint_map_term, keypoint_maps
 from services.trainer.pose_samples import choose_keypoints, image_keypoints
 from services.trainer.pose_stage import PoseStage
 from services.trainer.recipe import Data, Recipe, Schedule
@@ -151,3 +152,46 @@ def test_a_step_teaches_keypoints_and_keeps_the_rows(
     spec = exported.spec
     assert [skeleton.names for skeleton in spec.skeletons] == [("person", "people"), ("人",), ("deer",), ("鹿",)]
     assert all(len(skeleton.keypoints) == 17 for skeleton in spec.skeletons)
+
+
+def test_keypoint_maps_peak_in_the_cells_that_show_a_keypoint(figure_composer: Composer) -> None:
+    scene = figure_composer.compose(3)
+    longer = max(scene.height, scene.width)
+
+    fine, coarse = keypoint_maps(scene, 64).split([8 * 8, 4 * 4])
+
+    assert float(fine.min()) >= 0
+    assert float(fine.max()) == float(coarse.max()) == 1
+    for thing in scene.objects:
+        if thing.keypoints is None:
+            continue
+        rows = keypoint_rows({skeleton.key: skeleton for skeleton in SKELETONS}[thing.category.key])
+        for row, place in zip(rows, thing.keypoints / longer, strict=True):
+            if (place >= 0).all() and (place < 1).all():
+                column, line = (int(value * 8) for value in place)
+                assert fine[line * 8 + column, row - FIGURE_NAMES] == 1
+    absent = [skeleton for skeleton in SKELETONS if all(thing.category.key != skeleton.key for thing in scene.objects)]
+    for skeleton in absent:
+        others = {row for other in SKELETONS if other is not skeleton for row in keypoint_rows(other)}
+        own = [row - FIGURE_NAMES for row in keypoint_rows(skeleton) if row not in others]
+        assert float(fine[:, own].max()) == 0
+
+
+def test_cells_learn_what_keypoints_they_show() -> None:
+    torch.manual_seed(0)
+    head = KeypointMapHead(16)
+    memory, shown = torch.randn(2, 100, 16), torch.zeros(2, 80, len(POSE_NAMES) - FIGURE_NAMES)
+    shown[0, 7, 3] = 1
+    optimiser = torch.optim.Adam(head.parameters(), lr=1e-2)
+
+    history = []
+    for _ in range(60):
+        loss = keypoint_map_term(head, memory, shown, 1.0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+
+    assert history[-1] < 0.1 * history[0]
+    chances = head(memory[:, :80]).sigmoid().detach()
+    assert float(chances[0, 7, 3]) > 0.5 > float(chances[shown < 1].max())
