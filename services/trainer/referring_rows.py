@@ -26,7 +26,7 @@ _SEED = 20261127
 # Of the direction and of the other category, relative to rows.
 _SCALE = 0.7
 # Most expressions beside a conversation, the tries to find them, and how often one is taken whose category says enough.
-_MOST_REFERRED, _TRIES, _ALONE = 2, 6, 0.25
+_MOST_REFERRED, _TRIES, _ALONE = 8, 20, 0.1
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,26 @@ class Referred:
 
 
 def choose_referred(scene: Scene, categories: Collection[int], rng: np.random.Generator) -> Referred:
-    """Up to two expressions for things of ``scene``, each of a different one of ``categories``.
+    """Up to eight different expressions for things of ``scene`` that are of ``categories``.
 
-    Things that have others of their kind beside them are preferred: without these the category alone would do.
+    Things that have others of their kind beside them are preferred: without these the category alone would do. Several
+    expressions about one kind teach what sets each of them apart.
     """
-    found: dict[int, tuple[Meaning, int]] = {}
+    found: dict[Meaning, int] = {}
     for _ in range(_TRIES):
         expression = choose_referring(scene, ENGLISH, rng)
         meaning = read_referring(expression.phrase) if expression else None
         if expression is None or meaning is None:
             continue
-        if meaning.category not in categories or meaning.category in found:
+        if meaning.category not in categories or meaning in found:
             continue
         alone = len(members(scene, CATEGORIES[meaning.category])) == 1
         if alone and rng.random() > _ALONE:
             continue
-        found[meaning.category] = meaning, expression.target
+        found[meaning] = expression.target
         if len(found) == _MOST_REFERRED:
             break
-    return Referred(tuple(meaning for meaning, _ in found.values()), tuple((target,) for _, target in found.values()))
+    return Referred(tuple(found), tuple((target,) for target in found.values()))
 
 
 def referring_links(rows: Tensor, meanings: Sequence[Meaning]) -> Tensor:
