@@ -10,6 +10,7 @@ from gateway.server import run
 from superlink.configuration import ConfigurationError
 from superlink.logs import configure_logs
 from superlink.profile import find_profile, load_profile
+from superlink.telemetry import exported_traces
 
 
 def main() -> int:
@@ -23,7 +24,9 @@ def main() -> int:
     given: dict[str, Any] = {"gateway.host": arguments.host, "gateway.port": arguments.port}
     overrides = {key: value for key, value in given.items() if value is not None}
     try:
-        run(load_profile(find_profile(arguments.profile), overrides))
+        profile = load_profile(find_profile(arguments.profile), overrides)
+        with exported_traces("gateway", profile.telemetry):
+            run(profile)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

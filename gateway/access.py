@@ -16,7 +16,10 @@ from superlink.profile import KeyLimits
 # Everything else needs a key, what is added later as well. Probes and metrics are asked by machines that have none, and
 # the description of the API says nothing about a deployment's data. The playground sends its visitor's key.
 OPEN_PATHS = frozenset(
-    {"/livez", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+    {
+        *("/livez", "/healthz", "/readyz", "/startupz", "/metrics"),
+        *("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"),
+    }
 )
 
 

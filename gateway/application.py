@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from fastapi import FastAPI, Request
 from redis.asyncio import Redis
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from gateway import chat, detect, drawing, probes
+from gateway import chat, detect, drawing, files, plain_answer, probes
 from gateway.access import Access
 from gateway.deployment import Deployment, deployment_of
 from gateway.disconnects import ClientLeft
-from gateway.documentation import document_the_rest
 from gateway.idempotency import Idempotency, KeptAnswers
 from gateway.image_urls import ImageFetcher, Resolver, SystemResolver
 from gateway.limits import Limits
 from gateway.mcp_endpoint import McpEndpoint
 from gateway.metrics import Metrics
-from gateway.middleware import CLIENT_LEFT, BodyLimit, RequestMiddleware
+from gateway.middleware import CLIENT_LEFT, BodyLimit, RequestMiddleware, is_probe
+from gateway.openapi_document import document_the_rest
 from gateway.orchestrator_client import OrchestratorClient
 from gateway.playground.pages import playground_router
 from gateway.problems import add_problem_handlers
+from gateway.uploads import OVERHEAD_BYTES
 from superlink.api_keys import ApiKeys
+from superlink.artifacts import ArtifactStore, open_store
 from superlink.channels import open_channel
 from superlink.configuration import ConfigurationError
+from superlink.errors import SuperlinkError
 from superlink.profile import GatewaySettings, Profile
 from superlink.redis_connection import URL_VARIABLE, connect, redis_url_of
+
+logger = logging.getLogger(__name__)
+
+SWEEP_EVERY_S = 3600.0
 
 DESCRIPTION = """Ask about images. The model answers in text and calls vision tools for what the answer needs; what the
 tools find is tied to the words that asked for it. All failures are problem documents (RFC 9457)."""
@@ -37,19 +47,22 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
     """An application that talks to the orchestrator of ``profile``; the channel is opened when it starts.
 
     ``resolve`` looks up the hosts of images; None: as this machine does. Raises ConfigurationError when the profile
-    needs a Redis and none is named.
+    needs a Redis and none is named, or keeps files where nothing can be kept.
     """
     metrics = Metrics()
     redis = _redis_of(profile.gateway)
     agents = McpEndpoint(profile.gateway)
+    artifacts = open_store(profile)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
         fetcher = ImageFetcher(profile.gateway.image_urls, profile.images, resolve or SystemResolver())
         async with open_channel(profile.orchestrator.address) as channel, aclosing(fetcher), agents.running():
             orchestrator = OrchestratorClient(channel)
-            application.state.deployment = Deployment(profile, orchestrator, metrics, fetcher, redis)
+            application.state.deployment = Deployment(profile, orchestrator, metrics, fetcher, artifacts, redis)
+            sweeping = asyncio.create_task(_keep_sweeping(artifacts))
             yield
+            sweeping.cancel()
         if redis is not None:
             await redis.aclose()
 
@@ -58,6 +71,9 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
         version="1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        # The span of a request, in the trace that its `traceparent` names; logs and metrics are our own.
+        telemetry={"exclude": is_probe, "operation_spans": False, "logs": False, "metrics": False},
     )
     # The one added last is the outermost.
     if redis is not None:
@@ -68,13 +84,16 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
             application.add_middleware(
                 Access, keys=ApiKeys(redis), limits=Limits(redis), defaults=keys.limits, metrics=metrics
             )
-    application.add_middleware(BodyLimit, max_body_bytes=profile.gateway.max_body_bytes)
+    uploads = {files.FILES: profile.artifacts.max_file_bytes + OVERHEAD_BYTES}
+    application.add_middleware(BodyLimit, max_body_bytes=profile.gateway.max_body_bytes, by_path=uploads)
     application.add_middleware(RequestMiddleware, metrics=metrics)
-    add_problem_handlers(application)
-    application.add_exception_handler(ClientLeft, _on_client_left)
-    for room in (chat, detect, drawing, probes, agents):
-        application.include_router(room.router)
-    application.include_router(playground_router())
+    rooms = (chat, plain_answer, detect, drawing, files, probes, agents)
+    routers = [*(room.router for room in rooms), playground_router()]
+    add_problem_handlers(application, routers)
+    for departure in (ClientLeft, ClientDisconnect):
+        application.add_exception_handler(departure, _on_client_left)
+    for router in routers:
+        application.include_router(router)
     document_the_rest(application, needs_keys=profile.gateway.keys.required, keeps_answers=redis is not None)
     return application
 
@@ -87,6 +106,17 @@ def _redis_of(settings: GatewaySettings) -> Redis | None:
             f"gateway.redis_url in the profile or {URL_VARIABLE} in the environment, like redis://127.0.0.1:6379/0."
         )
     return connect(url) if url else None
+
+
+async def _keep_sweeping(artifacts: ArtifactStore) -> None:
+    """Delete files that have expired, now and every hour. Several gateways may do so at the same time."""
+    while True:
+        try:
+            swept = await asyncio.to_thread(artifacts.sweep)
+            logger.info("files swept", extra={"swept": swept})
+        except SuperlinkError:
+            logger.warning("files were not swept")
+        await asyncio.sleep(SWEEP_EVERY_S)
 
 
 async def _on_client_left(request: Request, error: Exception) -> Response:  # noqa: ARG001

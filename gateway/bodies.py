@@ -9,15 +9,20 @@ from typing import TypeVar
 import grpc
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from gateway.problems import invalid_request
+from gateway.whole_numbers import with_whole_numbers
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.profile import GatewaySettings
 
 TIMEOUT_HEADER = "x-request-timeout-s"
 MAX_FORM_FIELDS = 512
+# More are not even read; how many a request may have is for the route to say.
+MAX_FORM_FILES = 64
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -41,24 +46,29 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def timeout_of(request: Request, settings: GatewaySettings) -> float:
-    """The deadline of a request in seconds: what the client's header says, the profile's value at most."""
+def timeout_of(request: Request, longest_s: float) -> float:
+    """The deadline of a request in seconds: what the client's header says, ``longest_s`` at most."""
     given = request.headers.get(TIMEOUT_HEADER)
     if given is None:
-        return settings.request_timeout_s
+        return longest_s
     try:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
         raise invalid_argument("invalid_request", f"The header {TIMEOUT_HEADER} must be a positive number of seconds.")
-    return min(seconds, settings.request_timeout_s)
+    return min(seconds, longest_s)
 
 
 def parse(schema: type[Schema], document: bytes | str) -> Schema:
     """``document`` as ``schema``. Raises SuperlinkError ``invalid_request`` naming the field."""
     try:
-        return schema.model_validate_json(document)
+        given = from_json(document, allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid_argument("invalid_request", f"The body is not valid JSON: {error}.") from error
+    try:
+        # Strict: a number that comes as a text is a mistake, and the description of the API says so, too.
+        return schema.model_validate(with_whole_numbers(given), strict=True)
     except ValidationError as error:
         raise invalid_request(error) from error
 
@@ -87,17 +97,24 @@ def body_again(body: bytes, receive: Receive) -> Receive:
 
 
 async def read_form(request: Request, settings: GatewaySettings, max_files: int, timeout_s: float) -> Form:
-    """A multipart body. Raises as ``read_body``; the framework answers a malformed one with status 400."""
+    """A multipart body. Raises as ``read_body``, and SuperlinkError ``invalid_multipart`` or ``too_many_images``."""
     try:
         async with (
             asyncio.timeout(timeout_s),
             request.form(
-                max_files=max_files, max_fields=MAX_FORM_FIELDS, max_part_size=settings.max_body_bytes
+                max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS, max_part_size=settings.max_body_bytes
             ) as form,
         ):
-            return await _collect(form)
+            collected = await _collect(form)
+    except HTTPException as error:
+        raise invalid_argument("invalid_multipart", f"The multipart body cannot be read: {error.detail}") from error
     except TimeoutError as error:
         raise _too_slow() from error
+    if len(collected.files) > max_files:
+        raise invalid_argument(
+            "too_many_images", f"The form has {len(collected.files)} image files; the limit is {max_files}."
+        )
+    return collected
 
 
 async def _collect(form: FormData) -> Form:

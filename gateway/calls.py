@@ -11,12 +11,17 @@ from gateway.bodies import timeout_of
 from gateway.problems import request_id_of
 from superlink.profile import GatewaySettings
 
+# Whose files and idempotency keys they are where nobody needs an API key.
+ANYONE = "anyone"
+
 
 @dataclass(frozen=True)
 class Call:
     """A request's identity and deadline."""
 
     request_id: str
+    # The id of the API key.
+    owner: str
     # When it came in, by ``perf_counter``.
     started: float
     timeout_s: float
@@ -28,4 +33,10 @@ class Call:
 
 def call_of(request: Request, settings: GatewaySettings) -> Call:
     """The call that ``request`` makes. Raises what ``timeout_of`` raises."""
-    return Call(request_id_of(request), request.state.started, timeout_of(request, settings))
+    timeout_s = timeout_of(request, settings.request_timeout_s)
+    return Call(request_id_of(request), owner_of(request), request.state.started, timeout_s)
+
+
+def owner_of(request: Request) -> str:
+    """The id of the API key that ``request`` came with."""
+    return str(getattr(request.state, "api_key_id", ANYONE))

@@ -76,7 +76,7 @@ async def _start(
     deployment: Deployment, call: Call, chat: ChatRequest, uploads: Sequence[ReceivedImage]
 ) -> tuple[_Answer, AnswerEvents]:
     """An answer and its events; it begins when the first one is asked for."""
-    question = await translate(chat, uploads, deployment.profile, call, deployment.fetcher)
+    question = await translate(chat, uploads, deployment, call)
     model = await deployment.orchestrator.served_model(chat.model)
     return _Answer(call, model, question), deployment.orchestrator.answer(question.request, call.left_s())
 

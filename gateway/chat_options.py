@@ -12,13 +12,14 @@ from superlink.errors import invalid_argument
 from superlink.json_schemas import check_schema
 from superlink.v1 import mllm_pb2
 
-# As in OpenAI's API; every one of them is looked for after every token.
-MAX_STOP_TEXTS = 4
 _ANY_OBJECT = '{"type": "object"}'
 
 
 def refuse_unsupported(chat: ChatRequest) -> None:
-    """Raise SuperlinkError ``unsupported_parameter`` where the request asks for what this API does not do."""
+    """Raise SuperlinkError where the request asks for what this API does not do.
+
+    ``unsupported_parameter``, or ``conflicting_fields`` where two do not go together.
+    """
     refused = {
         "n": chat.n not in (None, 1),
         "frequency_penalty": bool(chat.frequency_penalty),
@@ -46,23 +47,21 @@ def refuse_unsupported(chat: ChatRequest) -> None:
         )
     if chat.tools and chat.parallel_tool_calls is False:
         raise invalid_argument(
-            "unsupported_parameter",
+            "conflicting_fields",
             "An answer may call several tools at once, so parallel_tool_calls may not be false. Leave it out.",
         )
     if chat.stop and schema_of(chat):
         raise invalid_argument(
-            "unsupported_parameter",
+            "conflicting_fields",
             "stop could cut the JSON of response_format off in the middle. Leave one of them out.",
         )
 
 
 def sampling_of(chat: ChatRequest) -> mllm_pb2.Sampling:
-    """How the answer is written. Raises SuperlinkError ``invalid_request``."""
+    """How the answer is written. Raises SuperlinkError ``conflicting_fields``."""
     stop = [chat.stop] if isinstance(chat.stop, str) else chat.stop or []
-    if len(stop) > MAX_STOP_TEXTS:
-        raise invalid_argument("invalid_request", f"stop has {len(stop)} texts; the limit is {MAX_STOP_TEXTS}.")
     if chat.top_logprobs is not None and not chat.logprobs:
-        raise invalid_argument("invalid_request", "top_logprobs needs logprobs to be true.")
+        raise invalid_argument("conflicting_fields", "top_logprobs needs logprobs to be true.")
     return mllm_pb2.Sampling(
         temperature=chat.temperature or 0.0,
         top_p=chat.top_p or 0.0,

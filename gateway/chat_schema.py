@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.drawing_schema import DrawingOptions
+from gateway.images import ImageAddress
 from gateway.log_probabilities import LogProbabilities
 from gateway.regions import RegionMark
 from gateway.response_formats import ResponseFormat
 from gateway.results import ImageSize, ObservationResult, TimingEntry, ToolCallResult, Usage
+from gateway.schema_extras import exactly_one_of, only
 from gateway.tool_call_schema import FunctionTool, StandardToolCall, StandardToolCallDelta
+
+# As in OpenAI's API; every one of them is looked for after every token.
+MAX_STOP_TEXTS = 4
 
 
 class TextPart(BaseModel):
@@ -24,10 +29,7 @@ class TextPart(BaseModel):
 class ImageUrl(BaseModel):
     """Where the image is."""
 
-    url: str = Field(
-        description="A data URL or, where the deployment fetches images, an http or https address.",
-        examples=["data:image/png;base64,iVBORw0KGgo…", "https://example.com/scene.png"],
-    )
+    url: ImageAddress
     detail: str | None = Field(default=None, description="Accepted and ignored.")
 
 
@@ -37,6 +39,47 @@ class ImagePart(BaseModel):
     type: Literal["image_url"]
     image_url: ImageUrl
 
+    @property
+    def address(self) -> str:
+        """Where the image is."""
+        return self.image_url.url
+
+
+class GivenFile(BaseModel):
+    """An image file: one that was uploaded, or its content."""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one_of("file_id", "file_data"))
+
+    file_id: str | None = Field(
+        default=None,
+        pattern="^file-",
+        description="Of an image in `/v1/files`.",
+        examples=["file-01a21e318d4da644a0c25a5d2109"],
+    )
+    file_data: str | None = Field(default=None, description="The image as a data URL, or its bytes in base64.")
+    filename: str | None = Field(default=None, description="Accepted and ignored.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> GivenFile:
+        if (self.file_id is None) == (self.file_data is None):
+            raise ValueError("a file is given by exactly one of file_id and file_data")
+        return self
+
+
+class FilePart(BaseModel):
+    """An image of a user message, given as a file."""
+
+    type: Literal["file"]
+    file: GivenFile
+
+    @property
+    def address(self) -> str:
+        """Where the image is: its file's id, or a data URL."""
+        if self.file.file_id is not None:
+            return self.file.file_id
+        data = self.file.file_data or ""
+        return data if data[:5].lower() == "data:" else f"data:;base64,{data}"
+
 
 class RegionPart(BaseModel):
     """A mark of a user message, on the conversation's last image before it."""
@@ -45,7 +88,7 @@ class RegionPart(BaseModel):
     region: RegionMark
 
 
-ContentPart = Annotated[TextPart | ImagePart | RegionPart, Field(discriminator="type")]
+ContentPart = Annotated[TextPart | ImagePart | FilePart | RegionPart, Field(discriminator="type")]
 
 
 class AnswerExtension(BaseModel):
@@ -111,13 +154,13 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2, description="Unset: 0, the most likely answer.")
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
-    n: int | None = Field(default=None, description="Only 1.")
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOP_TEXTS)] | None = None
+    n: Annotated[int | None, only(1)] = Field(default=None, description="Only 1.")
     response_format: ResponseFormat | None = None
     tools: list[FunctionTool] | None = Field(
         default=None, description="Tools of the deployment whose calls are left to the client; see docs/api.md."
     )
-    tool_choice: Any = Field(default=None, description="Only `auto` and `none`.")
+    tool_choice: Annotated[Any, only("auto", "none")] = Field(default=None, description="Only `auto` and `none`.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     superlink: AnswerOptions = AnswerOptions()
@@ -131,17 +174,17 @@ class ChatRequest(BaseModel):
     prediction: dict[str, Any] | None = Field(default=None, description="Accepted and ignored.")
     reasoning_effort: str | None = Field(default=None, description="Accepted and ignored.")
     verbosity: str | None = Field(default=None, description="Accepted and ignored.")
-    frequency_penalty: float | None = Field(default=None, description="Only 0.")
-    presence_penalty: float | None = Field(default=None, description="Only 0.")
-    logit_bias: dict[str, float] | None = Field(default=None, description="Only empty.")
+    frequency_penalty: Annotated[float | None, only(0)] = Field(default=None, description="Only 0.")
+    presence_penalty: Annotated[float | None, only(0)] = Field(default=None, description="Only 0.")
+    logit_bias: Annotated[dict[str, float] | None, only({})] = Field(default=None, description="Only empty.")
     parallel_tool_calls: bool | None = Field(default=None, description="With `tools` only true.")
-    store: bool | None = Field(default=None, description="Only false.")
-    modalities: list[str] | None = Field(default=None, description="Only `text`.")
-    audio: Any = Field(default=None, description="Refused.")
-    web_search_options: Any = Field(default=None, description="Refused.")
-    moderation: Any = Field(default=None, description="Refused.")
-    functions: list[Any] | None = Field(default=None, description="Refused; see `tools`.")
-    function_call: Any = Field(default=None, description="Refused; see `tools`.")
+    store: Annotated[bool | None, only(False)] = Field(default=None, description="Only false.")
+    modalities: Annotated[list[str] | None, only(["text"])] = Field(default=None, description="Only `text`.")
+    audio: Annotated[Any, only()] = Field(default=None, description="Refused.")
+    web_search_options: Annotated[Any, only()] = Field(default=None, description="Refused.")
+    moderation: Annotated[Any, only()] = Field(default=None, description="Refused.")
+    functions: Annotated[list[Any] | None, only([])] = Field(default=None, description="Refused; see `tools`.")
+    function_call: Annotated[Any, only("auto", "none")] = Field(default=None, description="Refused; see `tools`.")
 
 
 FinishReason = Literal["stop", "length", "tool_calls"]

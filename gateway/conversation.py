@@ -8,8 +8,9 @@ from itertools import takewhile
 
 from gateway.calls import Call
 from gateway.chat_options import checked_schema_of, leaves_calls_to_client, refuse_unsupported, sampling_of, tools_of
-from gateway.chat_schema import ChatMessage, ChatRequest, ImagePart, RegionPart, TextPart
-from gateway.image_urls import ImageFetcher
+from gateway.chat_schema import ChatMessage, ChatRequest, FilePart, ImagePart, RegionPart, TextPart
+from gateway.deployment import Deployment
+from gateway.image_sources import load_images
 from gateway.images import ReceivedImage, receive_address
 from gateway.made_images import last_made
 from gateway.regions import region_message
@@ -38,13 +39,14 @@ class Question:
 
 
 async def translate(
-    chat: ChatRequest, uploads: Sequence[ReceivedImage], profile: Profile, call: Call, fetcher: ImageFetcher
+    chat: ChatRequest, uploads: Sequence[ReceivedImage], deployment: Deployment, call: Call
 ) -> Question:
     """``chat`` as a request to the orchestrator; ``uploads`` belong to its last message.
 
-    Raises SuperlinkError where the request asks for what this API does not do, exceeds a limit of ``profile``, or an
-    image cannot be fetched.
+    Raises SuperlinkError where the request asks for what this API does not do, exceeds a limit, or an image cannot be
+    loaded.
     """
+    profile = deployment.profile
     refuse_unsupported(chat)
     _check_order(chat.messages, uploads)
     _check_text(chat.messages, profile.gateway.max_prompt_characters)
@@ -58,7 +60,7 @@ async def translate(
             "too_many_images",
             f"The conversation has {len(uploads) + len(addresses)} images; the limit is {profile.mllm.max_images}.",
         )
-    fetched = await fetcher.fetch(addresses, call.left_s())
+    fetched = await load_images(deployment, call, addresses)
     messages: list[mllm_pb2.Message] = []
     images: list[ReceivedImage] = []
     for place, message in enumerate(chat.messages):
@@ -103,12 +105,14 @@ async def translate(
 def _check_order(messages: Sequence[ChatMessage], uploads: Sequence[ReceivedImage]) -> None:
     last = messages[-1]
     if last.role not in ("user", "tool"):
-        raise invalid_argument("invalid_request", "The last message must be the user's, or a tool's.")
+        raise invalid_argument("invalid_conversation", "The last message must be the user's, or a tool's.")
     if uploads and last.role == "tool":
-        raise invalid_argument("invalid_request", "Uploaded images belong to the last message, which is a tool's.")
+        raise invalid_argument("invalid_conversation", "Uploaded images belong to the last message, which is a tool's.")
     for place, message in enumerate(messages):
         if message.role == "tool" and (place == 0 or messages[place - 1].role not in ("assistant", "tool")):
-            raise invalid_argument("invalid_request", "A tool's message must follow the answer that called the tool.")
+            raise invalid_argument(
+                "invalid_conversation", "A tool's message must follow the answer that called the tool."
+            )
 
 
 def _size_of(images: Sequence[ReceivedImage]) -> ImageSize | None:
@@ -131,7 +135,7 @@ def _shown(messages: Sequence[ChatMessage]) -> list[str]:
     """The addresses of the images that users show."""
     contents = [message.content for message in messages if message.role == "user"]
     parts = [part for content in contents if isinstance(content, list) for part in content]
-    return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+    return [part.address for part in parts if isinstance(part, ImagePart | FilePart)]
 
 
 def _user_parts(
@@ -150,14 +154,14 @@ def _user_parts(
             parts.append(mllm_pb2.Part(text=part.text))
             continue
         if message.role != "user":
-            raise invalid_argument("invalid_request", "Only user messages can show images and mark regions.")
+            raise invalid_argument("invalid_conversation", "Only user messages can show images and mark regions.")
         if isinstance(part, RegionPart):
             shown = [*earlier, *images]
             if not shown:
                 raise invalid_argument("region_without_image", "A region marks nothing: no image comes before it.")
             parts.append(mllm_pb2.Part(region=region_message(part.region, shown[-1])))
             continue
-        image = receive_address(part.image_url.url, profile.images, fetched)
+        image = receive_address(part.address, profile.images, fetched)
         images.append(image)
         parts.append(mllm_pb2.Part(image=image.message))
     return parts, images

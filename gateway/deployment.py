@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from redis.asyncio import Redis
@@ -10,7 +11,15 @@ from redis.asyncio import Redis
 from gateway.image_urls import ImageFetcher
 from gateway.metrics import Metrics
 from gateway.orchestrator_client import OrchestratorClient
+from superlink.artifacts import ArtifactStore
 from superlink.profile import Profile
+
+
+@dataclass
+class Startup:
+    """Whether this process has started; nothing undoes it."""
+
+    is_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,8 +30,12 @@ class Deployment:
     orchestrator: OrchestratorClient
     metrics: Metrics
     fetcher: ImageFetcher
+    artifacts: ArtifactStore
     # None: the deployment has none, and needs none.
     redis: Redis | None
+    startup: Startup = field(default_factory=Startup)
+    # Of pictures that are drawn at the same time; each may take a quarter of a gigabyte while it is.
+    drawing_places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 
 def deployment_of(request: Request) -> Deployment:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from gateway.bodies import media_type_of, parse, read_body, read_form
 from gateway.calls import Call, call_of
 from gateway.deployment import Deployment, deployment_of
 from gateway.detect_schema import (
-    CategoryDetection,
-    CategoryResult,
     DetectOptions,
     DetectRequest,
     DetectResponse,
@@ -26,11 +21,13 @@ from gateway.detect_schema import (
 )
 from gateway.disconnects import unless_client_leaves
 from gateway.documentation import detect_documentation, pose_documentation, segment_documentation
-from gateway.images import ReceivedImage, receive_address, receive_image
-from gateway.problems import invalid_request
+from gateway.images import ReceivedImage
 from gateway.regions import region_message
+from gateway.rendering import respond
 from gateway.results import ImageSize, bones_of, detection_of, timings_of, usage_of
-from gateway.server_timing import add_gateway_timings, server_timing
+from gateway.server_timing import add_gateway_timings
+from gateway.typed_options import CategoryDetection, CategoryResult
+from gateway.typed_requests import read_typed
 from superlink.errors import invalid_argument
 from superlink.profile import GatewaySettings
 from superlink.v1 import decoder_pb2, orchestrator_pb2
@@ -50,8 +47,6 @@ class FindTask:
 DETECTION = FindTask("detection", DetectOptions, DetectRequest)
 SEGMENTATION = FindTask("segmentation", SegmentOptions, SegmentRequest)
 POSE = FindTask("pose", PoseOptions, PoseRequest)
-# Options that may be repeated as form fields and query parameters.
-_LISTS = ("categories", "keypoints")
 
 
 @router.post("/v1/detect", response_model=DetectResponse, summary="Detect known categories", **detect_documentation())
@@ -77,10 +72,12 @@ async def pose(request: Request) -> Response:
 async def _find(request: Request, task: FindTask) -> Response:
     deployment = deployment_of(request)
     call = call_of(request, deployment.profile.gateway)
-    image, options, asked_model = await _read(request, task, deployment, call)
-    response = await unless_client_leaves(request, find(deployment, call, task, image, options, asked_model))
-    headers = {"server-timing": server_timing(response.timings)}
-    return JSONResponse(response.model_dump(), headers=headers)
+    asked = await read_typed(request, deployment, call, task.options, task.body, max_images=1)
+    if not asked.images:
+        raise invalid_argument("image_missing", "A multipart body needs one image file in the field 'image'.")
+    [image] = asked.images
+    response = await unless_client_leaves(request, find(deployment, call, task, image, asked.options))
+    return await unless_client_leaves(request, respond(request, deployment, response, asked.options, image))
 
 
 async def find(
@@ -89,7 +86,6 @@ async def find(
     task: FindTask,
     image: ReceivedImage,
     options: DetectOptions,
-    asked_model: str | None,
 ) -> DetectResponse:
     """What the tool of ``task`` finds in ``image``.
 
@@ -101,7 +97,7 @@ async def find(
     regions = [region_message(mark, image) for mark in marks]
     if not regions or phrases:
         _check_phrases(phrases, keypoints, deployment.profile.gateway)
-    model = await deployment.orchestrator.served_model(asked_model)
+    model = await deployment.orchestrator.served_model(options.model)
     message = orchestrator_pb2.DetectRequest(
         request_id=call.request_id,
         image=image.message,
@@ -121,44 +117,6 @@ async def find(
     response = _response(model, names, found)
     add_gateway_timings(response.timings, call.started, asked)
     return response
-
-
-async def _read(
-    request: Request, task: FindTask, deployment: Deployment, call: Call
-) -> tuple[ReceivedImage, DetectOptions, str | None]:
-    """The image, the options and the model that the request names, from any of the three kinds of body."""
-    limits = deployment.profile.images
-    media_type = media_type_of(request)
-    if media_type == "multipart/form-data":
-        form = await read_form(request, deployment.profile.gateway, 1, call.timeout_s)
-        if len(form.files) != 1:
-            raise invalid_argument("image_missing", "A multipart body needs one image file in the field 'image'.")
-        return receive_image(form.files[0], limits), *_options(task, form.fields)
-    if media_type.startswith("image/") or media_type == "application/octet-stream":
-        parameters: dict[str, list[str]] = {}
-        for name, value in request.query_params.multi_items():
-            parameters.setdefault(name, []).append(value)
-        return receive_image(await read_body(request, call.timeout_s), limits), *_options(task, parameters)
-    document = parse(task.body, await read_body(request, call.timeout_s))
-    fetched = await unless_client_leaves(request, deployment.fetcher.fetch([document.image], call.left_s()))
-    return receive_address(document.image, limits, fetched), document, document.model
-
-
-def _options(task: FindTask, fields: dict[str, list[str]]) -> tuple[DetectOptions, str | None]:
-    """Options from form fields or query parameters; lists may repeat, the others not."""
-    values: dict[str, Any] = {}
-    for name, given in fields.items():
-        if name in _LISTS:
-            values[name] = given
-        elif len(given) > 1:
-            raise invalid_argument("invalid_request", f"The field {name!r} is given more than once.")
-        else:
-            values[name] = given[0]
-    model = values.pop("model", None)
-    try:
-        return task.options.model_validate(values), model
-    except ValidationError as error:
-        raise invalid_request(error) from error
 
 
 def _check_phrases(phrases: list[str], keypoints: list[str], settings: GatewaySettings) -> None:

@@ -6,20 +6,41 @@ import json
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
+from gateway.images import ImageAddress
 from gateway.regions import RegionMark
-from gateway.results import DetectionResult, ImageSize, TimingEntry, Usage
+from gateway.results import ImageSize
+from gateway.typed_options import CategoryDetection, CategoryResult, TypedOptions, TypedResponse
 from superlink.regions import MOST_REGIONS
 
 # Categories may come as one comma-separated text, in Latin or Chinese punctuation.
 _SEPARATORS = re.compile(r"[,，、]")
 
 
-class DetectOptions(BaseModel):
-    """What to look for and how much of it to return. The same names are form fields and query parameters."""
+def from_text(given: object) -> object:
+    """Form fields and query parameters are texts; those of objects are JSON."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise ValueError(f"it is not the JSON that it has to be in a form or a query ({error})") from error
 
-    model_config = ConfigDict(extra="forbid")
+
+def _from_texts(given: object) -> object:
+    """A list in JSON, or its entries one by one."""
+    if not isinstance(given, list) or not any(isinstance(each, str) for each in given):
+        return given
+    entries = [from_text(each) for each in given]
+    return [part for entry in entries for part in (entry if isinstance(entry, list) else [entry])]
+
+
+Regions = Annotated[list[RegionMark], BeforeValidator(_from_texts)]
+
+
+class DetectOptions(TypedOptions):
+    """What to look for and how much of it to return. The same names are form fields and query parameters."""
 
     categories: list[str] | str | None = Field(
         default=None, description="Names to look for: a list, or one text with commas.", examples=[["dog", "red apple"]]
@@ -38,23 +59,13 @@ class DetectOptions(BaseModel):
         return given + _listed(self.categories)
 
 
-def _from_text(given: object) -> object:
-    """Form fields and query parameters are texts."""
-    if not isinstance(given, str):
-        return given
-    try:
-        return json.loads(given)
-    except ValueError as error:
-        raise ValueError(f"regions are a JSON list ({error})") from error
-
-
 class SegmentOptions(DetectOptions):
     """What to look for and which masks to return."""
 
     semantic: bool = Field(
         default=False, description="One mask a phrase, of all that it means, instead of one mask a thing."
     )
-    regions: Annotated[list[RegionMark], BeforeValidator(_from_text)] = Field(
+    regions: Regions = Field(
         default=[],
         max_length=MOST_REGIONS,
         description="Things that are marked rather than named, beside or instead of names. In a form or a query: JSON.",
@@ -85,11 +96,11 @@ def _listed(given: list[str] | str | None) -> list[str]:
 class ImageBody(BaseModel):
     """The image of a JSON body."""
 
-    image: str = Field(
-        description="The image as a data URL or, where the deployment fetches images, its http or https address.",
-        examples=["data:image/jpeg;base64,/9j/4AAQ…", "https://example.com/scene.jpg"],
-    )
-    model: str | None = Field(default=None, description="Unset: the served model.")
+    image: ImageAddress
+
+    def addresses(self) -> list[str]:
+        """Where the image is."""
+        return [self.image]
 
 
 class DetectRequest(DetectOptions, ImageBody):
@@ -104,32 +115,9 @@ class PoseRequest(PoseOptions, ImageBody):
     """The JSON body."""
 
 
-class CategoryResult(BaseModel):
-    """Whether one category is in the image at all."""
-
-    phrase: str
-    found: bool
-    score: float = Field(description="Calibrated probability of the best candidate.")
-    bones: list[tuple[str, str]] | None = Field(
-        default=None,
-        exclude_if=lambda bones: bones is None,
-        description="From tools that find poses: pairs of keypoints between which a line is drawn.",
-    )
-
-
-class CategoryDetection(DetectionResult):
-    """One object."""
-
-    category: str
-    category_index: int = Field(description="Index into ``categories``.")
-
-
-class DetectResponse(BaseModel):
+class DetectResponse(TypedResponse):
     """The result."""
 
-    model: str
     image: ImageSize
-    categories: list[CategoryResult]
+    categories: list[CategoryResult] = Field(description="One an entry that was asked for, in order.")
     detections: list[CategoryDetection] = Field(description="Best first.")
-    usage: Usage
-    timings: list[TimingEntry]

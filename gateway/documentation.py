@@ -1,255 +1,245 @@
-"""What the OpenAPI document says beyond the signatures: bodies that handlers read themselves, and problems."""
+"""What the OpenAPI document says of routes beyond their signatures: bodies that handlers read themselves, problems."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
-from gateway.access import OPEN_PATHS
+from gateway import examples
 from gateway.chat_schema import ChatCompletionChunk, ChatRequest
 from gateway.detect_schema import DetectOptions, DetectRequest, PoseOptions, PoseRequest, SegmentOptions, SegmentRequest
 from gateway.drawing_schema import CompletedImage, DrawingProgress, EditRequest, GenerationOptions, GenerationRequest
-from gateway.idempotency import HEADER, REPLAYED_HEADER
-from gateway.problems import Problem
-from gateway.tool_call_schema import CallArguments, ReturnedResult
+from gateway.files_schema import UploadFields
+from gateway.plain_answer_schema import AnswerOptions, AnswerRequest
+from gateway.problems import FailureEvent, Problem
+from superlink.error_codes import CODES
+from superlink.overlays import MEDIA_TYPES
 
-_REFERENCE = "#/components/schemas/{model}"
-# Models that no signature names.
-_EXTRA_MODELS: tuple[type[BaseModel], ...] = (
-    ChatRequest,
-    ChatCompletionChunk,
-    CallArguments,
-    ReturnedResult,
-    DetectOptions,
-    DetectRequest,
-    SegmentOptions,
-    SegmentRequest,
-    GenerationOptions,
-    GenerationRequest,
-    EditRequest,
-    DrawingProgress,
-    CompletedImage,
-    PoseOptions,
-    PoseRequest,
-    Problem,
-)
+REFERENCE = "#/components/schemas/{model}"
 
+# Of a status, one of its codes; docs/errors.md has all.
 _PROBLEMS = {
-    400: "The request is wrong; the code says how.",
-    404: "Unknown model.",
-    413: "The body or the image is too large.",
-    415: "Not a JPEG, PNG or WebP file.",
-    429: "A queue is full, or the API key is at one of its limits; try again after the given time.",
-    501: "No such tool is deployed.",
-    503: "A service is not reachable or not ready.",
-    504: "The request ran out of time.",
+    400: "invalid_request",
+    404: "unknown_model",
+    413: "body_too_large",
+    415: "unsupported_image",
+    429: "queue_full",
+    500: "internal",
+    501: "unknown_tool",
+    502: "adapter_version_mismatch",
+    503: "unavailable",
+    504: "deadline_exceeded",
 }
-
-# Of requests that need an API key.
-_KEY_PROBLEMS = {
-    401: "The API key is missing, unknown or revoked.",
-    429: "The API key is at one of its limits; try again after the given time.",
-    503: "The store of API keys does not answer; try again.",
-}
-# Of requests that carry an idempotency key.
-_IDEMPOTENCY_PROBLEMS = {
-    409: "The request with this idempotency key is still being answered.",
-    422: "The idempotency key came with a different request before.",
-}
-_IDEMPOTENCY_PARAMETER = {
-    "name": HEADER.title(),
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "Of one's own making. A repetition with the same key gets the same answer, and the header "
-    f"`{REPLAYED_HEADER}: true` with it; nothing is done twice. Streams are not kept.",
-}
-
-_IMAGE_URL = "data:image/png;base64,iVBORw0KGgo…"
-_CHAT_EXAMPLE = {
-    "model": "superlink-tiny",
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {"type": "image_url", "image_url": {"url": _IMAGE_URL}},
-                {"type": "text", "text": "How many dogs are there?"},
-            ],
-        }
-    ],
-}
-_DETECT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "score_threshold": 0.3}
-_SEGMENT_EXAMPLE = {"image": _IMAGE_URL, "categories": ["dog", "cat"], "regions": [{"points": [[40, 60]]}]}
-_GENERATION_EXAMPLE = {"prompt": "a cat beside a tree", "n": 1, "superlink": {"seed": 3}}
-_EDIT_EXAMPLE = {"image": _IMAGE_URL, "prompt": "make the dog blue"}
-_POSE_EXAMPLE = {"image": _IMAGE_URL, "categories": ["person"], "keypoints": ["nose", "left wrist"]}
+_FILE = {"type": "string", "format": "binary"}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that may answer with these problems."""
-    return {status: _problem(_PROBLEMS[status]) for status in statuses}
+    return {status: problem_response(_PROBLEMS[status]) for status in statuses}
+
+
+def problem_response(code: str) -> dict[str, Any]:
+    """A response that is a problem, with this code as the example."""
+    listed = CODES[code]
+    meaning = f"{listed.meaning[0].upper()}{listed.meaning[1:]}."
+    example = examples.problem(code, listed.http_status, meaning, retryable=listed.retryable)
+    content = {"application/problem+json": {"schema": reference(Problem), "example": example}}
+    return {"description": f"A problem; its `code` says which. `{code}`: {listed.meaning}.", "content": content}
+
+
+def example_response(example: Any, description: str = "The result.") -> dict[int | str, dict[str, Any]]:
+    """The response to what succeeds, beside its schema."""
+    return {200: {"description": description, "content": {"application/json": {"example": example}}}}
 
 
 def chat_documentation() -> dict[str, Any]:
     """Keyword arguments of the chat route."""
-    responses = problem_responses(*_PROBLEMS)
-    responses[200] = {
-        "description": "The answer; with `stream: true` as server-sent events, ended by `data: [DONE]`.",
-        "content": {"text/event-stream": {"schema": _reference(ChatCompletionChunk)}},
-    }
     multipart = {
         "type": "object",
         "required": ["request"],
         "properties": {
-            "request": {"type": "string", "description": "The JSON request."},
+            "request": reference(ChatRequest),
             "image": {
                 "type": "array",
-                "items": {"type": "string", "format": "binary"},
+                "items": _FILE,
                 "description": "Image files; they belong to the last message.",
             },
         },
+        "additionalProperties": False,
     }
+    form = {"schema": multipart, "encoding": {"request": {"contentType": "application/json"}}}
     return {
-        "responses": responses,
-        "openapi_extra": _body(
-            {
-                "application/json": {"schema": _reference(ChatRequest), "example": _CHAT_EXAMPLE},
-                "multipart/form-data": {"schema": multipart},
-            }
-        ),
+        "responses": {
+            **problem_responses(*_PROBLEMS),
+            **_streamed(examples.CHAT_RESPONSE, ChatCompletionChunk),
+        },
+        "openapi_extra": _body(ChatRequest, examples.CHAT, {"multipart/form-data": form}),
+    }
+
+
+def answer_documentation() -> dict[str, Any]:
+    """Keyword arguments of the answer's route."""
+    files = {"image": {"type": "array", "items": _FILE, "description": "Image files; tools look at the last one."}}
+    form = {"multipart/form-data": _form(AnswerOptions, files)}
+    return {
+        "responses": {**problem_responses(*_PROBLEMS), **_drawn(examples.ANSWER_RESPONSE)},
+        "openapi_extra": _body(AnswerRequest, examples.ANSWER, form),
     }
 
 
 def detect_documentation() -> dict[str, Any]:
     """Keyword arguments of the detection route."""
-    return _fast_path(DetectOptions, DetectRequest, _DETECT_EXAMPLE)
+    return _fast_path(DetectOptions, DetectRequest, examples.DETECT, examples.DETECT_RESPONSE)
 
 
 def segment_documentation() -> dict[str, Any]:
     """Keyword arguments of the segmentation route."""
-    return _fast_path(SegmentOptions, SegmentRequest, _SEGMENT_EXAMPLE)
-
-
-def generation_documentation() -> dict[str, Any]:
-    """Keyword arguments of the drawing route."""
-    content = {"application/json": {"schema": _reference(GenerationRequest), "example": _GENERATION_EXAMPLE}}
-    return {"responses": _drawing_responses(), "openapi_extra": _body(content)}
-
-
-def edit_documentation() -> dict[str, Any]:
-    """Keyword arguments of the editing route."""
-    file = {"type": "string", "format": "binary"}
-    files = {"type": "object", "required": ["image"], "properties": {"image": file, "mask": file}}
-    content = {
-        "application/json": {"schema": _reference(EditRequest), "example": _EDIT_EXAMPLE},
-        "multipart/form-data": {"schema": {"allOf": [_reference(GenerationOptions), files]}},
-    }
-    return {"responses": _drawing_responses(), "openapi_extra": _body(content)}
-
-
-def _drawing_responses() -> dict[int | str, dict[str, Any]]:
-    events = {"oneOf": [_reference(DrawingProgress), _reference(CompletedImage)]}
-    return {
-        **problem_responses(*_PROBLEMS),
-        200: {
-            "description": "The images; with `stream: true` as server-sent events, ended by `data: [DONE]`.",
-            "content": {"text/event-stream": {"schema": events}},
-        },
-    }
+    return _fast_path(SegmentOptions, SegmentRequest, examples.SEGMENT, examples.SEGMENT_RESPONSE)
 
 
 def pose_documentation() -> dict[str, Any]:
     """Keyword arguments of the pose route."""
-    return _fast_path(PoseOptions, PoseRequest, _POSE_EXAMPLE)
+    return _fast_path(PoseOptions, PoseRequest, examples.POSE, examples.POSE_RESPONSE)
 
 
-def _fast_path(options: type[BaseModel], body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
-    multipart = {
-        "allOf": [
-            _reference(options),
-            {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": {"type": "string", "format": "binary"}},
-            },
-        ]
+def generation_documentation() -> dict[str, Any]:
+    """Keyword arguments of the drawing route."""
+    return {"responses": _drawing_responses(), "openapi_extra": _body(GenerationRequest, examples.GENERATION, {})}
+
+
+def edit_documentation() -> dict[str, Any]:
+    """Keyword arguments of the editing route."""
+    # Nested fields are called as OpenAI's clients call them.
+    fields = _form(GenerationOptions, {"image": _FILE, "mask": _FILE}, required=("image",), flat="superlink")
+    form = {"multipart/form-data": fields}
+    return {"responses": _drawing_responses(), "openapi_extra": _body(EditRequest, examples.EDIT, form)}
+
+
+def upload_documentation() -> dict[str, Any]:
+    """Keyword arguments of the upload's route."""
+    content = {"multipart/form-data": _form(UploadFields, {"file": _FILE}, required=("file",))}
+    identified = {"file_id": "$response.body#/id"}
+    response: dict[str, Any] = example_response(examples.FILE, "The file, kept.")[200]
+    response["links"] = {
+        name: {"operationId": name, "parameters": identified} for name in ("get_file", "get_content", "delete_file")
     }
-    raw = {"schema": {"type": "string", "format": "binary", "description": "Options go into the query string."}}
     return {
-        "responses": problem_responses(*_PROBLEMS),
-        "openapi_extra": _body(
-            {
-                "application/json": {"schema": _reference(body), "example": example},
-                "multipart/form-data": {"schema": multipart},
-                "image/*": raw,
-            }
-        ),
+        "responses": {**problem_responses(400, 413, 503, 504), 200: response},
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
 
 
-def document_the_rest(application: FastAPI, *, needs_keys: bool, keeps_answers: bool) -> None:
-    """Make ``application.openapi()`` say what no signature does: models that handlers read themselves, and middlewares.
-
-    ``needs_keys``: requests need API keys; ``keeps_answers``: idempotency keys have an effect.
-    """
-
-    def openapi() -> dict[str, Any]:
-        if application.openapi_schema is None:
-            schema = get_openapi(
-                title=application.title,
-                version=application.version,
-                description=application.description,
-                routes=application.routes,
-            )
-            _, definitions = models_json_schema(
-                [(model, "validation") for model in _EXTRA_MODELS], ref_template=_REFERENCE
-            )
-            components = schema.setdefault("components", {}).setdefault("schemas", {})
-            for name, definition in definitions["$defs"].items():
-                components.setdefault(name, definition)
-            if needs_keys:
-                _add_keys(schema)
-            if keeps_answers:
-                _add_idempotency(schema)
-            application.openapi_schema = schema
-        return application.openapi_schema
-
-    application.openapi = openapi  # type: ignore[method-assign]
+def content_documentation() -> dict[str, Any]:
+    """Keyword arguments of the route of a file's content."""
+    content = {"application/octet-stream": {"schema": _FILE}}
+    responses = {**unknown_file_responses(), 200: {"description": "The bytes of the file.", "content": content}}
+    return {"responses": responses, "response_class": Response}
 
 
-def _add_keys(schema: dict[str, Any]) -> None:
-    schema["components"]["securitySchemes"] = {"api_key": {"type": "http", "scheme": "bearer"}}
-    schema["security"] = [{"api_key": []}]
-    for path, operations in schema["paths"].items():
-        for operation in operations.values():
-            if path in OPEN_PATHS:
-                operation["security"] = []
-            else:
-                _add_problems(operation, _KEY_PROBLEMS)
+def unknown_file_responses() -> dict[int | str, dict[str, Any]]:
+    """The problems of a route of one file."""
+    return {404: problem_response("unknown_file"), 503: problem_response("storage_unavailable")}
 
 
-def _add_idempotency(schema: dict[str, Any]) -> None:
-    for operation in (operations["post"] for operations in schema["paths"].values() if "post" in operations):
-        operation.setdefault("parameters", []).append(_IDEMPOTENCY_PARAMETER)
-        _add_problems(operation, _IDEMPOTENCY_PROBLEMS)
+def metrics_documentation() -> dict[str, Any]:
+    """Keyword arguments of the route of the metrics."""
+    content = {"text/plain": {"schema": {"type": "string"}, "example": examples.METRICS}}
+    return {"responses": {200: {"description": "Prometheus' text format.", "content": content}}}
 
 
-def _add_problems(operation: dict[str, Any], problems: dict[int, str]) -> None:
-    for status, description in problems.items():
-        operation["responses"].setdefault(str(status), _problem(description))
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    """A schema that stands among the components."""
+    return {"$ref": REFERENCE.format(model=model.__name__)}
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/problem+json": {"schema": _reference(Problem)}}}
+def _fast_path(
+    options: type[BaseModel], body: type[BaseModel], example: dict[str, Any], answered: dict[str, Any]
+) -> dict[str, Any]:
+    raw = {"schema": {**_FILE, "description": "The image itself; options go into the query string."}}
+    content = {
+        "multipart/form-data": _form(options, {"image": _FILE}, required=("image",)),
+        **dict.fromkeys(MEDIA_TYPES, raw),
+    }
+    return {
+        "responses": {**problem_responses(*_PROBLEMS), **_drawn(answered)},
+        "openapi_extra": _body(body, example, content),
+    }
 
 
-def _body(content: dict[str, Any]) -> dict[str, Any]:
+def _drawn(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """A document or, where the client accepts that, a picture."""
+    response: dict[str, Any] = example_response(example, "The result; with `Accept: image/…` as a picture.")[200]
+    response["content"] |= {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES}
+    return {200: response}
+
+
+def _drawing_responses() -> dict[int | str, dict[str, Any]]:
+    return {
+        **problem_responses(*_PROBLEMS),
+        **_streamed(examples.IMAGES_RESPONSE, DrawingProgress, CompletedImage),
+    }
+
+
+def _streamed(example: dict[str, Any], *events: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """A document or, with ``stream: true``, events."""
+    documents = {"anyOf": [*(reference(event) for event in events), reference(FailureEvent)]}
+    event = {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "event": {"type": "string"},
+            "data": {"anyOf": [{"type": "string", "const": "[DONE]"}, _json_text(documents)]},
+        },
+    }
+    description = "The result; with `stream: true` as server-sent events, ended by `data: [DONE]`."
+    response: dict[str, Any] = example_response(example, description)[200]
+    response["content"]["text/event-stream"] = {"schema": event}
+    return {200: response}
+
+
+def _body(model: type[BaseModel], example: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": reference(model), "example": example}, **others}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REFERENCE.format(model=model.__name__)}
+def _form(
+    model: type[BaseModel], files: dict[str, Any], required: Iterable[str] = (), flat: str | None = None
+) -> dict[str, Any]:
+    """``model`` as the fields of a form beside ``files``: what is nested in JSON is a text of JSON here.
+
+    But the fields of the one called ``flat`` are fields of the form themselves, called ``flat[name]``.
+    """
+    schema = model.model_json_schema(ref_template=REFERENCE)
+    definitions = schema.pop("$defs", {})
+    properties = schema["properties"]
+    if flat is not None:
+        [name] = [each["$ref"].rpartition("/")[2] for each in [properties.pop(flat)]]
+        properties |= {f"{flat}[{field}]": each for field, each in definitions[name]["properties"].items()}
+    fields = {name: field for name, each in properties.items() if (field := _form_field(each)) is not None}
+    nested = [name for name, field in fields.items() if "$ref" in field or "$ref" in field.get("items", ())]
+    document = {
+        "type": "object",
+        "required": [*required, *schema.get("required", ())],
+        "properties": {**files, **fields},
+        "additionalProperties": False,
+    }
+    return {"schema": document, "encoding": {name: {"contentType": "application/json"} for name in nested}}
+
+
+def _form_field(field: dict[str, Any]) -> dict[str, Any] | None:
+    """``field`` of a JSON document in a form, where nothing is null; None where it could be nothing else."""
+    if "enum" in field:
+        values = [value for value in field["enum"] if value is not None]
+        return {**field, "enum": values, "type": "string"} if values else None
+    if "anyOf" not in field:
+        return field
+    kept = {key: value for key, value in field.items() if key in ("title", "description", "examples")}
+    alternatives = [each for each in field["anyOf"] if each.get("type") != "null"]
+    return {**alternatives[0], **kept} if len(alternatives) == 1 else {"anyOf": alternatives, **kept}
+
+
+def _json_text(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}

@@ -28,6 +28,7 @@ from gateway.drawing_schema import (
     ImagesUsage,
     InputTokensDetails,
 )
+from gateway.image_sources import load_images
 from gateway.images import ReceivedImage, receive_address, receive_image
 from gateway.masks import transparent_region
 from gateway.problems import Problem, invalid_request
@@ -129,7 +130,7 @@ async def _read_edit(
     if media_type_of(request) != "multipart/form-data":
         document = parse(EditRequest, await read_body(request, call.timeout_s))
         addresses = [document.image, *([document.mask] if document.mask is not None else [])]
-        fetched = await unless_client_leaves(request, deployment.fetcher.fetch(addresses, call.left_s()))
+        fetched = await unless_client_leaves(request, load_images(deployment, call, addresses))
         received = [receive_address(address, limits, fetched) for address in addresses]
         return document, received[0], received[1] if document.mask is not None else None
     form = await read_form(request, deployment.profile.gateway, 2, call.timeout_s)

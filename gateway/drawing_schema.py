@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.images import ImageAddress
 from gateway.results import GeneratedImageResult, TimingEntry
+from gateway.schema_extras import only
 from superlink.v1 import decoder_pb2
 
 
@@ -41,13 +43,15 @@ class GenerationOptions(BaseModel):
     n: int | None = Field(default=None, ge=1, le=4, description="How many images to make. Unset: one.")
     size: str | None = Field(
         default=None,
-        pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$",
+        pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$",
         description="Width x height in pixels, multiples of 16. `auto`: the tool's own; of edits, that of the source.",
         examples=["128x128"],
     )
-    response_format: str | None = Field(default=None, description="Only `b64_json`.")
-    output_format: str | None = Field(default=None, description="Only `png`.")
-    background: str | None = Field(default=None, description="Only `auto` and `opaque`.")
+    response_format: Annotated[str | None, only("b64_json")] = Field(default=None, description="Only `b64_json`.")
+    output_format: Annotated[str | None, only("png")] = Field(default=None, description="Only `png`.")
+    background: Annotated[str | None, only("auto", "opaque")] = Field(
+        default=None, description="Only `auto` and `opaque`."
+    )
     stream: bool = Field(default=False, description="Server-sent events: progress, then the images.")
     partial_images: int | None = Field(
         default=None, ge=0, le=3, description="Accepted as the upper limit that it is: none are made."
@@ -61,11 +65,11 @@ class GenerationOptions(BaseModel):
     user: str | None = Field(default=None, description="Accepted and ignored.")
     safety_identifier: str | None = Field(default=None, description="Accepted and ignored.")
     output_compression: int | None = Field(default=None, description="Accepted and ignored: PNG files lose nothing.")
-    style: str | None = Field(default=None, description="Refused.")
-    complexity: str | None = Field(default=None, description="Refused.")
-    frame_count: int | None = Field(default=None, description="Refused.")
-    frame_duration_ms: int | None = Field(default=None, description="Refused.")
-    svg: Any = Field(default=None, description="Refused.")
+    style: Annotated[str | None, only()] = Field(default=None, description="Refused.")
+    complexity: Annotated[str | None, only()] = Field(default=None, description="Refused.")
+    frame_count: Annotated[int | None, only()] = Field(default=None, description="Refused.")
+    frame_duration_ms: Annotated[int | None, only()] = Field(default=None, description="Refused.")
+    svg: Annotated[Any, only()] = Field(default=None, description="Refused.")
 
     def to_message(self) -> decoder_pb2.DiffusionOptions:
         """The options as the orchestrator takes them."""
@@ -84,13 +88,9 @@ class GenerationRequest(GenerationOptions):
 class EditRequest(GenerationOptions):
     """The JSON body of an edit."""
 
-    image: str = Field(
-        description="The image as a data URL or, where the deployment fetches images, its http or https address.",
-        examples=["data:image/png;base64,iVBORw0KGgo…", "https://example.com/scene.png"],
-    )
-    mask: str | None = Field(
-        default=None,
-        description="A PNG or WebP of the same size, given in the same ways; what is transparent in it is meant.",
+    image: ImageAddress
+    mask: ImageAddress | None = Field(
+        default=None, description="A PNG or WebP of the same size; what is transparent in it is meant."
     )
 
 

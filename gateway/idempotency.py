@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.bodies import body_again, read_body, timeout_of
+from gateway.calls import ANYONE
 from gateway.leases import LEASE_MS, Lease
 from gateway.problems import Problem, ProblemResponse
 from superlink.errors import SuperlinkError, invalid_argument
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 HEADER = "idempotency-key"
 # On an answer that was given before.
 REPLAYED_HEADER = "idempotency-replayed"
-# Whose keys they are where nobody needs an API key.
-ANYONE = "anyone"
+# Bodies that are never held in memory, and so never known again.
+_STREAMED = frozenset({"/v1/files"})
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
@@ -163,7 +164,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
         key = Headers(scope=scope).get(HEADER) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if key is None:
+        if key is None or scope["path"] in _STREAMED:
             await self._app(scope, receive, send)
             return
         try:
@@ -172,7 +173,7 @@ class Idempotency:
                     "invalid_idempotency_key", "An Idempotency-Key has 1 to 255 visible ASCII characters and no spaces."
                 )
             request = Request(scope, receive)
-            body = await read_body(request, timeout_of(request, self._settings))
+            body = await read_body(request, timeout_of(request, self._settings.request_timeout_s))
             owner = scope["state"].get("api_key_id", ANYONE)
             found = await self._answers.reserve(owner, key, _fingerprint(scope, body))
         except ClientDisconnect:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from superlink.data_urls import base64_of, decode_base64
 from superlink.image_header import image_too_large, upright_size
 from superlink.profile import ImageLimits
 from superlink.v1 import types_pb2
+
+# How clients give an image in a text.
+ImageAddress = Annotated[
+    str,
+    Field(
+        description="A data URL, the id of an image in `/v1/files` or, where the deployment fetches images, an http or "
+        "https address.",
+        json_schema_extra={"format": "image-address"},
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.bodies import body_again, read_body, timeout_of
 from gateway.calls import call_of
 from gateway.deployment import deployment_of
+from gateway.mcp_errors import with_problem
 from gateway.mcp_platform import OrchestratorPlatform
 from superlink.errors import SuperlinkError
 from superlink.mcp.server import make_server
@@ -53,7 +54,7 @@ class McpEndpoint:
 
     async def _answer(self, request: Request) -> Response:
         await self._refuse_unknown_hosts(request)
-        body = await read_body(request, timeout_of(request, self._settings))
+        body = await read_body(request, timeout_of(request, self._settings.request_timeout_s))
         return _ProtocolAnswer(self._sessions.handle_request, body)
 
     async def _refuse_unknown_hosts(self, request: Request) -> None:
@@ -79,6 +80,7 @@ class _ProtocolAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
+        send = with_problem(send, scope["state"]["request_id"])
         await self._answer(scope, body_again(self._request_body, receive), send)
 
 
@@ -99,8 +101,8 @@ def _platform_of(context: ServerRequestContext[Any]) -> OrchestratorPlatform:
 
 def _known_hosts(settings: GatewaySettings) -> TransportSecuritySettings:
     """This machine's own names, the address that is listened on, and those of the profile, each with any port."""
-    own = f"[{settings.host}]" if ":" in settings.host else settings.host
-    names = [*_LOOPBACK, *(() if settings.host in _EVERY_ADDRESS else (own,)), *settings.mcp_hosts]
+    own = () if settings.host in _EVERY_ADDRESS else (settings.host_in_url,)
+    names = [*_LOOPBACK, *own, *settings.mcp_hosts]
     hosts = [entry for name in names for entry in (name, f"{name}:*")]
     return TransportSecuritySettings(
         allowed_hosts=hosts, allowed_origins=[f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]

@@ -68,7 +68,7 @@ class OrchestratorPlatform:
             given["regions"] = [_mark(region) for region in arguments.regions]
         received = receive_image(image, self._deployment.profile.images)
         options = task.options.model_validate(given)
-        found = await find(self._deployment, self._call, task, received, options, None)
+        found = await find(self._deployment, self._call, task, received, options)
         return DetectionAnswer.model_validate(self._document(found))
 
     async def generate(self, arguments: GenerateArguments, on_progress: OnProgress) -> DrawingAnswer:

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
-from superlink.channels import request_metadata
 from superlink.errors import SuperlinkError, from_rpc_error
+from superlink.outgoing_calls import call, stream
 from superlink.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 
 DESCRIBE_TIMEOUT_S = 3.0
@@ -44,6 +44,7 @@ class OrchestratorClient:
                 f"The mllm service is not ready: {reason}",
                 status=grpc.StatusCode.UNAVAILABLE,
                 service="mllm",
+                hop="orchestrator>mllm",
             )
         self._model = description.mllm.name
         if asked not in (None, self._model):
@@ -54,37 +55,20 @@ class OrchestratorClient:
             )
         return self._model
 
-    async def answer(
+    def answer(
         self, request: orchestrator_pb2.AnswerRequest, timeout_s: float
     ) -> AsyncGenerator[orchestrator_pb2.AnswerEvent, None]:
         """The events of one answer; closing the generator cancels the call."""
-        call = self._stub.Answer(request, timeout=timeout_s, metadata=request_metadata(request.request_id))
-        try:
-            async for event in call:
-                yield event
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, "orchestrator") from error
-        finally:
-            call.cancel()
+        return stream(self._stub.Answer, request, timeout_s, service="orchestrator", span="orchestrator answer")
 
-    async def draw(
+    def draw(
         self, request: orchestrator_pb2.DrawRequest, timeout_s: float
     ) -> AsyncGenerator[orchestrator_pb2.DrawEvent, None]:
         """Progress and then the images; closing the generator cancels the call."""
-        call = self._stub.Draw(request, timeout=timeout_s, metadata=request_metadata(request.request_id))
-        try:
-            async for event in call:
-                yield event
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, "orchestrator") from error
-        finally:
-            call.cancel()
+        return stream(self._stub.Draw, request, timeout_s, service="orchestrator", span="orchestrator draw")
 
     async def detect(
         self, request: orchestrator_pb2.DetectRequest, timeout_s: float
     ) -> orchestrator_pb2.DetectResponse:
         """Detections for known phrases."""
-        try:
-            return await self._stub.Detect(request, timeout=timeout_s, metadata=request_metadata(request.request_id))
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, "orchestrator") from error
+        return await call(self._stub.Detect, request, timeout_s, service="orchestrator", span="orchestrator detect")

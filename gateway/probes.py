@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import grpc
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 from starlette.responses import JSONResponse, Response
 
-from gateway.deployment import deployment_of
-from gateway.documentation import problem_responses
-from gateway.problems import Problem, ProblemResponse, request_id_of
+from gateway import examples
+from gateway.deployment import Deployment, deployment_of
+from gateway.documentation import example_response, metrics_documentation, problem_response, problem_responses
+from gateway.problems import SERVICE, Problem, ProblemResponse, request_id_of
 from gateway.results import bones_of
 from superlink.errors import SuperlinkError
 from superlink.redis_connection import redis_failures
@@ -21,11 +22,20 @@ from superlink.v1 import orchestrator_pb2
 
 router = APIRouter()
 
+# What the gateway itself asks; the rest is behind the orchestrator.
+OWN_SERVICES = ("orchestrator", "redis")
+
 
 class Alive(BaseModel):
     """The process runs."""
 
     status: Literal["alive"] = "alive"
+
+
+class Started(BaseModel):
+    """The process has started."""
+
+    status: Literal["started"] = "started"
 
 
 class ServiceReadiness(BaseModel):
@@ -89,15 +99,18 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-@router.get("/livez", summary="Is the process alive?")
-@router.get("/healthz", summary="Is the process alive?")
+@router.get("/livez", summary="Is the process alive?", responses=example_response(examples.ALIVE))
+@router.get("/healthz", name="healthz", summary="As /livez", responses=example_response(examples.ALIVE))
 async def live() -> Alive:
     """Says nothing about the services behind it; that is /readyz."""
     return Alive()
 
 
 @router.get(
-    "/readyz", response_model=Ready, summary="Can the deployment take requests?", responses=problem_responses(503)
+    "/readyz",
+    response_model=Ready,
+    summary="Can the deployment take requests?",
+    responses={**example_response(examples.READY), 503: problem_response("not_ready")},
 )
 async def ready(request: Request) -> Response:
     """200 when every service is ready, else 503 naming those that are not."""
@@ -118,7 +131,24 @@ async def ready(request: Request) -> Response:
     return JSONResponse(Ready(services=services).model_dump(exclude_none=True))
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/startupz",
+    response_model=Started,
+    summary="Has the process started?",
+    responses={**example_response(examples.STARTED), 503: problem_response("not_ready")},
+)
+async def startup(request: Request) -> Response:
+    """200 once all that the gateway itself asks has answered once, whatever becomes of it later; that is /readyz."""
+    deployment = deployment_of(request)
+    if not deployment.startup.is_over:
+        services = await _own_services(deployment)
+        if not all(service.ready for service in services):
+            return _not_ready(request, services)
+        deployment.startup.is_over = True
+    return JSONResponse(Started().model_dump())
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, **metrics_documentation())
 async def metrics(request: Request) -> Response:
     """Of this gateway; the orchestrator and the workers serve their own."""
     return Response(
@@ -126,14 +156,22 @@ async def metrics(request: Request) -> Response:
     )
 
 
-@router.get("/v1/models", summary="List models", responses=problem_responses(503))
+@router.get(
+    "/v1/models",
+    summary="List models",
+    responses={**problem_responses(503, 504), **example_response(examples.MODEL_LIST)},
+)
 async def list_models(request: Request) -> ModelList:
     """The model of this deployment with its tools."""
     return ModelList(data=[await _model(request)])
 
 
-@router.get("/v1/models/{model}", summary="One model", responses=problem_responses(404, 503))
-async def get_model(request: Request, model: str) -> Model:
+@router.get(
+    "/v1/models/{model}",
+    summary="One model",
+    responses={**problem_responses(404, 503, 504), **example_response(examples.MODEL)},
+)
+async def get_model(request: Request, model: Annotated[str, Path(examples=["superlink-tiny"])]) -> Model:
     """404 for every other name than the served one."""
     await deployment_of(request).orchestrator.served_model(model)
     return await _model(request)
@@ -167,6 +205,18 @@ def _extension(description: orchestrator_pb2.DescribeOrchestratorResponse) -> Mo
     )
 
 
+async def _own_services(deployment: Deployment) -> list[ServiceReadiness]:
+    """What the gateway asks without anybody between them."""
+    try:
+        await deployment.orchestrator.describe()
+    except SuperlinkError as error:
+        orchestrator = ServiceReadiness(name="orchestrator", ready=False, reason=error.message)
+    else:
+        orchestrator = ServiceReadiness(name="orchestrator", ready=True)
+    redis = [await _readiness_of_redis(deployment.redis)] if deployment.redis is not None else []
+    return [orchestrator, *redis]
+
+
 async def _readiness_of_redis(redis: Redis) -> ServiceReadiness:
     try:
         with redis_failures():
@@ -179,8 +229,14 @@ async def _readiness_of_redis(redis: Redis) -> ServiceReadiness:
 def _not_ready(request: Request, services: list[ServiceReadiness]) -> ProblemResponse:
     away = [service for service in services if not service.ready]
     sentences = " ".join(f"{service.name} is not ready: {service.reason}" for service in away)
+    name = away[0].name
     error = SuperlinkError(
-        "not_ready", sentences, status=grpc.StatusCode.UNAVAILABLE, service=away[0].name, retry_after_ms=1000
+        "not_ready",
+        sentences,
+        status=grpc.StatusCode.UNAVAILABLE,
+        service=name,
+        retry_after_ms=1000,
+        hop=f"{SERVICE}>{name}" if name in OWN_SERVICES else f"orchestrator>{name}",
     )
     extensions: dict[str, Any] = {"services": [service.model_dump(exclude_none=True) for service in services]}
     return ProblemResponse(Problem.from_error(error, request_id_of(request)), extensions)

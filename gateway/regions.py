@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.images import ReceivedImage
 from gateway.results import RunLengthMask
+from gateway.schema_extras import exactly_one_of
 from superlink.regions import MOST_POINTS, check_region
 from superlink.v1 import types_pb2
 
@@ -28,10 +29,10 @@ class Stroke(BaseModel):
 class RegionMark(BaseModel):
     """One mark, in pixels of the upright image: exactly one of the fields."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=exactly_one_of("box", "points", "stroke", "mask"))
 
     box: Annotated[list[float], Field(min_length=4, max_length=4)] | None = Field(
-        default=None, description="x1, y1, x2, y2.", examples=[[10, 20, 110, 90]]
+        default=None, description="x1, y1, x2, y2.", examples=[[10, 20, 60, 50]]
     )
     points: list[Place] | None = Field(
         default=None, min_length=1, max_length=MOST_POINTS, description="Points on the thing: x and y of each."
@@ -44,8 +45,6 @@ class RegionMark(BaseModel):
         given = [name for name in ("box", "points", "stroke", "mask") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("a region is exactly one of box, points, stroke and mask")
-        if self.mask is not None and (len(self.mask.size) != 2 or not all(0 < side < 2**16 for side in self.mask.size)):
-            raise ValueError("a mask's size is the height and the width of its image")
         return self
 
 

@@ -80,7 +80,7 @@ def _parts(text: str, marks: Sequence[_Mark]) -> list[mllm_pb2.Part]:
     cursor = 0
     for start, kind, end, part in sorted(marks, key=lambda mark: mark[:2]):
         if not cursor <= start <= end <= len(text):
-            raise invalid_argument("invalid_request", "A span of an earlier answer does not fit its text.")
+            raise invalid_argument("invalid_conversation", "A span of an earlier answer does not fit its text.")
         if start > cursor:
             parts.append(mllm_pb2.Part(text=text[cursor:start]))
         parts.append(part)

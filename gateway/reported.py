@@ -16,7 +16,7 @@ def unread_results(answer: AnswerExtension, shown: ImageSize | None) -> mllm_pb2
 
     ``shown`` is the size of the last image before the answer, for clients that do not send its own back.
 
-    Raises SuperlinkError ``invalid_request`` for boxes that no tool sends.
+    Raises SuperlinkError ``invalid_conversation`` for boxes that no tool sends.
     """
     image = answer.image or shown
     if image is None:
@@ -35,7 +35,10 @@ def unread_results(answer: AnswerExtension, shown: ImageSize | None) -> mllm_pb2
 def observed_group(
     route: str, phrase: str, found: Sequence[DetectionResult], image: ImageSize | None
 ) -> mllm_pb2.ObservedGroup:
-    """What was found in an image of this size for ``phrase``, best first. Raises SuperlinkError ``invalid_request``."""
+    """What was found in an image of this size for ``phrase``, best first.
+
+    Raises SuperlinkError ``invalid_conversation`` for boxes that no tool sends.
+    """
     return mllm_pb2.ObservedGroup(route=route, phrase=phrase, objects=_objects(found, image))
 
 
@@ -43,9 +46,9 @@ def _objects(found: Sequence[DetectionResult], image: ImageSize | None) -> list[
     objects = []
     for entry in sorted(found, key=lambda entry: -entry.score):
         if image is None:
-            raise invalid_argument("invalid_request", "Boxes were reported, but no image comes before them.")
+            raise invalid_argument("invalid_conversation", "Boxes were reported, but no image comes before them.")
         if len(entry.bbox) != 4 or not all(math.isfinite(value) for value in entry.bbox):
-            raise invalid_argument("invalid_request", "A box of an earlier answer is not x, y, width and height.")
+            raise invalid_argument("invalid_conversation", "A box of an earlier answer is not x, y, width and height.")
         x, y, width, height = entry.bbox
         objects.append(
             mllm_pb2.ObservedObject(

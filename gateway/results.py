@@ -19,17 +19,21 @@ class Span(BaseModel):
     end: int
 
 
+# Of an image, in pixels.
+Side = Annotated[int, Field(ge=1, lt=2**16)]
+
+
 class ImageSize(BaseModel):
     """Pixels of the upright (EXIF-corrected) image."""
 
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 class RunLengthMask(BaseModel):
     """A mask in COCO's compressed run-length encoding, as pycocotools reads it."""
 
-    size: list[int] = Field(description="Height and width of the upright image.")
+    size: list[Side] = Field(min_length=2, max_length=2, description="Height and width of the upright image.")
     counts: str
 
 

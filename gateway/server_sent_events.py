@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from gateway.problems import Problem
+from gateway.problems import FailureEvent, Problem
 
 DONE = b"data: [DONE]\n\n"
 
@@ -17,6 +14,5 @@ def server_sent_event(document: str, name: str = "") -> bytes:
 
 
 def failure_events(problem: Problem) -> bytes:
-    """What ends a stream that fails; OpenAI's clients raise it. ``message`` is theirs, the rest is the document."""
-    fields: dict[str, Any] = {"message": problem.detail, **problem.model_dump(exclude_none=True)}
-    return server_sent_event(json.dumps({"error": fields}, ensure_ascii=False)) + DONE
+    """What ends a stream that fails; OpenAI's clients raise it."""
+    return server_sent_event(FailureEvent(error=problem).model_dump_json(exclude_none=True)) + DONE

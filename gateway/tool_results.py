@@ -15,12 +15,12 @@ from superlink.v1 import mllm_pb2
 
 
 def called_phrases(call: StandardToolCall) -> list[CalledPhrase]:
-    """What a call asks for. Raises SuperlinkError ``invalid_request`` for arguments that no answer has."""
+    """What a call asks for. Raises SuperlinkError ``invalid_conversation`` for arguments that no answer has."""
     try:
         return CallArguments.model_validate_json(call.function.arguments).phrases
     except ValidationError as error:
         raise invalid_argument(
-            "invalid_request", f"The arguments of the tool call {call.id} are not those of an answer."
+            "invalid_conversation", f"The arguments of the tool call {call.id} are not those of an answer."
         ) from error
 
 
@@ -30,16 +30,17 @@ def observation_of_results(
     """The results of ``calls``, all of which ``messages`` must answer, in the order of the calls.
 
     ``shown`` is the size of the image that boxes are about, where a result does not say it. Raises SuperlinkError
-    ``invalid_request`` or ``invalid_tool_result``.
+    ``invalid_conversation`` or ``invalid_tool_result``.
     """
     results = {message.tool_call_id or "": message for message in messages}
     strays = [name for name in results if name not in {call.id for call in calls}]
     if strays:
-        raise invalid_argument("invalid_request", f"No tool call before it has the id {strays[0]!r}.")
+        raise invalid_argument("invalid_conversation", f"No tool call before it has the id {strays[0]!r}.")
     missing = [call.id for call in calls if call.id not in results]
     if missing:
         raise invalid_argument(
-            "invalid_request", f"Every tool call needs a tool message with its result; there is none for {missing[0]}."
+            "invalid_conversation",
+            f"Every tool call needs a tool message with its result; there is none for {missing[0]}.",
         )
     groups = [group for call in calls for group in _groups(call, result_of(results[call.id]), shown)]
     return mllm_pb2.Observation(groups=groups)

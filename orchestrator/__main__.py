@@ -10,6 +10,7 @@ from orchestrator.server import serve
 from superlink.configuration import ConfigurationError
 from superlink.logs import configure_logs
 from superlink.profile import find_profile, load_profile
+from superlink.telemetry import exported_traces
 
 
 def main() -> int:
@@ -21,7 +22,9 @@ def main() -> int:
     configure_logs("orchestrator")
     overrides = {"orchestrator.address": arguments.address} if arguments.address else {}
     try:
-        asyncio.run(serve(load_profile(find_profile(arguments.profile), overrides)))
+        profile = load_profile(find_profile(arguments.profile), overrides)
+        with exported_traces("orchestrator", profile.telemetry):
+            asyncio.run(serve(profile))
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

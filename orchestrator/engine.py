@@ -245,7 +245,7 @@ class _Answer:
             result = await self._decode(call)
         except SuperlinkError as error:
             error.request_id = error.request_id or self._request.request_id
-            failure = orchestrator_pb2.ToolFailure(id=call.id, error=error.to_message())
+            failure = orchestrator_pb2.ToolFailure(id=call.id, error=error.passed_on_by("orchestrator").to_message())
             self._engine.metrics.tool_calls.labels(call.decoder or "none", error.code).inc()
             await self._emit(orchestrator_pb2.AnswerEvent(tool_failure=failure))
             return ToolOutcome(call)
@@ -258,7 +258,7 @@ class _Answer:
     async def _decode(self, call: PendingCall) -> orchestrator_pb2.ToolResult:
         if call.route is None:
             raise SuperlinkError(
-                "unknown_route",
+                "unknown_tool",
                 f"The answer asks for {call.groups[0].route}, but no deployed tool serves it.",
                 status=grpc.StatusCode.UNIMPLEMENTED,
                 service="orchestrator",
@@ -267,7 +267,7 @@ class _Answer:
             raise SuperlinkError(
                 "no_image",
                 f"{call.groups[0].route} needs an image, but the conversation has none. Send one.",
-                status=grpc.StatusCode.FAILED_PRECONDITION,
+                status=grpc.StatusCode.INVALID_ARGUMENT,
                 service="orchestrator",
             )
         request = decoder_pb2.DecodeRequest(

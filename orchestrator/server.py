@@ -40,7 +40,9 @@ async def running_orchestrator(profile: Profile) -> AsyncIterator[GrpcServer]:
         metrics = Metrics()
         engine = AnswerEngine(mllm, decoders, catalogue, settings, metrics, profile.images)
         service = OrchestratorService(engine, catalogue, metrics, profile.gateway.request_timeout_s)
-        server = GrpcServer("orchestrator", settings.address, drain_timeout_s=settings.drain_timeout_s)
+        server = GrpcServer(
+            "orchestrator", settings.address, drain_timeout_s=settings.drain_timeout_s, retries_for_caller=True
+        )
         server.add(orchestrator_pb2_grpc.add_OrchestratorServicer_to_server, service, "superlink.v1.Orchestrator")
         if settings.metrics_port:
             _serve_metrics(settings, metrics, stack)

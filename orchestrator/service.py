@@ -1,15 +1,11 @@
-"""The gRPC shell of the answer engine: deadlines, request ids, metrics and logs around pure logic."""
+"""The gRPC shell of the answer engine: deadlines, request ids, metrics and what is noted, around pure logic."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import NoReturn
 
-from grpc_status import rpc_status
+from opentelemetry import trace
 
 from orchestrator.catalogue import Catalogue
 from orchestrator.deadline import Deadline
@@ -17,15 +13,11 @@ from orchestrator.drawing import draw
 from orchestrator.engine import AnswerEngine
 from orchestrator.fast_path import detect
 from orchestrator.metrics import Metrics
-from superlink.errors import SuperlinkError, to_rpc_status
 from superlink.logs import current_request_id
+from superlink.served_calls import count, note
 from superlink.serving import Context
+from superlink.telemetry import failure_code
 from superlink.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-
-logger = logging.getLogger(__name__)
-
-# gRPC's server pushback (proposal A6): a negative delay forbids the channel's retry policy to try again.
-_DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 
 class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
@@ -54,95 +46,64 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
     ) -> AsyncIterator[orchestrator_pb2.AnswerEvent]:
         """See ``AnswerEngine.answer``."""
         request.request_id = current_request_id.get()
-        try:
-            with self._measure("Answer") as facts:
-                async with aclosing(self._engine.answer(request, self._deadline(context))) as events:
-                    async for event in events:
-                        _note(event, facts)
-                        yield event
-        except SuperlinkError as error:
-            await _abort(context, error, request.request_id)
+        with self._measure("Answer"):
+            async with aclosing(self._engine.answer(request, self._deadline(context))) as events:
+                async for event in events:
+                    _note(event)
+                    yield event
 
     async def Detect(  # noqa: N802
         self, request: orchestrator_pb2.DetectRequest, context: Context
     ) -> orchestrator_pb2.DetectResponse:
         """See ``orchestrator.fast_path.detect``."""
         request.request_id = current_request_id.get()
-        try:
-            with self._measure("Detect") as facts:
-                response = await detect(self._engine, request, self._deadline(context))
-                facts["phrases"] = len(request.phrases)
-                facts["detections"] = len(response.detections.detections)
-                return response
-        except SuperlinkError as error:
-            await _abort(context, error, request.request_id)
+        note(phrases=len(request.phrases))
+        with self._measure("Detect"):
+            response = await detect(self._engine, request, self._deadline(context))
+        note(detections=len(response.detections.detections))
+        return response
 
     async def Draw(  # noqa: N802
         self, request: orchestrator_pb2.DrawRequest, context: Context
     ) -> AsyncIterator[orchestrator_pb2.DrawEvent]:
         """See ``orchestrator.drawing.draw``."""
         request.request_id = current_request_id.get()
-        try:
-            with self._measure("Draw") as facts:
-                async with aclosing(draw(self._engine, request, self._deadline(context))) as events:
-                    async for event in events:
-                        if event.HasField("response"):
-                            facts["images"] = len(event.response.images.images)
-                        yield event
-        except SuperlinkError as error:
-            await _abort(context, error, request.request_id)
+        with self._measure("Draw"):
+            async with aclosing(draw(self._engine, request, self._deadline(context))) as events:
+                async for event in events:
+                    if event.HasField("response"):
+                        note(images=len(event.response.images.images))
+                    yield event
 
     def _deadline(self, context: Context) -> Deadline:
         remaining_s = context.time_remaining()
         return Deadline(self._default_timeout_s if remaining_s is None else remaining_s)
 
     @contextmanager
-    def _measure(self, method: str) -> Iterator[dict[str, int]]:
-        """Count the request and log one line about it; the caller fills in the facts."""
-        facts: dict[str, int] = {}
-        started = time.perf_counter()
+    def _measure(self, method: str) -> Iterator[None]:
+        """Count the request and its outcome."""
         code = "ok"
         try:
             with self._metrics.in_flight.labels(method).track_inprogress():
-                yield facts
-        except SuperlinkError as error:
-            code = error.code
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            code = "cancelled"
-            raise
-        except Exception:
-            code = "internal"
+                yield
+        except BaseException as error:
+            code = failure_code(error)
             raise
         finally:
             self._metrics.requests.labels(method, code).inc()
-            milliseconds = round((time.perf_counter() - started) * 1000, 2)
-            fields = {"method": method, "code": code, "milliseconds": milliseconds, **facts}
-            logger.info("request finished", extra=fields)
 
 
-async def _abort(context: Context, error: SuperlinkError, request_id: str) -> NoReturn:
-    """End the call with ``error``, and keep the caller's channel from repeating it.
-
-    A worker that is away was tried again on the way to it. If the hop before did the same, every hop would multiply the
-    attempts, and each would run the MLLM once more.
-    """
-    error.service = error.service or "orchestrator"
-    error.request_id = error.request_id or request_id
-    status = rpc_status.to_status(to_rpc_status(error))
-    await context.abort(status.code, status.details, (*status.trailing_metadata, _DO_NOT_RETRY))
-    raise AssertionError("abort returned")
-
-
-def _note(event: orchestrator_pb2.AnswerEvent, facts: dict[str, int]) -> None:
-    """Count what a log line should say of an answer; never its words."""
+def _note(event: orchestrator_pb2.AnswerEvent) -> None:
+    """Note what is worth it of an answer; never its words."""
     match event.WhichOneof("event"):
         case "tool_call":
-            facts["tool_calls"] = facts.get("tool_calls", 0) + 1
+            count("tool_calls")
         case "tool_failure":
-            facts["tool_failures"] = facts.get("tool_failures", 0) + 1
+            count("tool_failures")
+            error = event.tool_failure.error
+            failed = {"superlink.tool_call": event.tool_failure.id, "error.type": error.code}
+            trace.get_current_span().add_event("tool_failure", failed)
         case "observation":
-            facts["rounds"] = facts.get("rounds", 0) + 1
+            count("rounds")
         case "usage":
-            facts["prompt_tokens"] = event.usage.prompt_tokens
-            facts["completion_tokens"] = event.usage.completion_tokens
+            note(prompt_tokens=event.usage.prompt_tokens, completion_tokens=event.usage.completion_tokens)

@@ -10,9 +10,10 @@ from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.util.types import AttributeValue
 
-from superlink.channels import request_metadata
 from superlink.errors import SuperlinkError, from_rpc_error
+from superlink.outgoing_calls import call, stream
 from superlink.v1 import decoder_pb2, decoder_pb2_grpc, mllm_pb2, mllm_pb2_grpc
 
 
@@ -58,25 +59,15 @@ class MllmClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "mllm") from error
 
-    async def generate(
+    def generate(
         self, request: mllm_pb2.GenerateRequest, timeout_s: float
     ) -> AsyncGenerator[mllm_pb2.GenerateEvent, None]:
         """See ``Mllm.generate``."""
-        call = self._stub.Generate(request, timeout=timeout_s, metadata=request_metadata(request.request_id))
-        try:
-            async for event in call:
-                yield event
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, "mllm") from error
-        finally:
-            call.cancel()
+        return stream(self._stub.Generate, request, timeout_s, service="mllm", span="mllm generate")
 
     async def link(self, request: mllm_pb2.LinkRequest, timeout_s: float) -> mllm_pb2.LinkResponse:
         """See ``Mllm.link``."""
-        try:
-            return await self._stub.Link(request, timeout=timeout_s, metadata=request_metadata(request.request_id))
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, "mllm") from error
+        return await call(self._stub.Link, request, timeout_s, service="mllm", span="mllm link")
 
 
 class DecoderClient:
@@ -96,18 +87,19 @@ class DecoderClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self._name) from error
 
-    async def decode(
+    def decode(
         self, request: decoder_pb2.DecodeRequest, timeout_s: float
     ) -> AsyncGenerator[decoder_pb2.DecodeEvent, None]:
         """See ``Decoder.decode``."""
-        call = self._stub.Decode(request, timeout=timeout_s, metadata=request_metadata(request.request_id))
-        try:
-            async for event in call:
-                yield event
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._name) from error
-        finally:
-            call.cancel()
+        # A call without groups only sends the image ahead.
+        kind = "tool_call" if request.groups else "prefetch"
+        attributes: dict[str, AttributeValue] = {
+            "superlink.decoder": self._name,
+            "superlink.routes": sorted({group.route for group in request.groups}),
+            "superlink.groups": len(request.groups),
+        }
+        span = f"{kind} {self._name}"
+        return stream(self._stub.Decode, request, timeout_s, service=self._name, span=span, attributes=attributes)
 
 
 async def _check_health(stub: health_pb2_grpc.HealthStub, service: str, timeout_s: float) -> None:

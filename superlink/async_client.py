@@ -26,6 +26,7 @@ from superlink.connection import AsyncConnection
 from superlink.connection_settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, connection_settings
 from superlink.drawing_calls import DrawingAssembler, DrawingOptions, drawing_of, edit_call, generate_call
 from superlink.images import ImageInput
+from superlink.plain_answers import AskOptions, PlainAnswer, answer_call, plain_answer_of
 from superlink.rest import (
     AnswerAssembler,
     Call,
@@ -83,7 +84,7 @@ class AsyncClient:
     def chat(
         self,
         image: ImageInput | Sequence[ImageInput] | None,
-        prompt: str,
+        prompt: str | None,
         *,
         stream: Literal[False] = False,
         **options: Unpack[ChatOptions],
@@ -93,7 +94,7 @@ class AsyncClient:
     def chat(
         self,
         image: ImageInput | Sequence[ImageInput] | None,
-        prompt: str,
+        prompt: str | None,
         *,
         stream: Literal[True],
         **options: Unpack[ChatOptions],
@@ -102,7 +103,7 @@ class AsyncClient:
     def chat(
         self,
         image: ImageInput | Sequence[ImageInput] | None,
-        prompt: str,
+        prompt: str | None,
         *,
         stream: bool = False,
         **options: Unpack[ChatOptions],
@@ -111,6 +112,13 @@ class AsyncClient:
         if stream:
             return AsyncAnswerStream(self._events(image, prompt, options))
         return self._answer(image, prompt, options)
+
+    async def answer(
+        self, image: ImageInput | Sequence[ImageInput] | None, prompt: str, **options: Unpack[AskOptions]
+    ) -> PlainAnswer:
+        """As ``Client.answer``."""
+        call = await asyncio.to_thread(answer_call, image, prompt, options)
+        return await self._connection.send(call, plain_answer_of)
 
     async def detect(
         self,
@@ -173,13 +181,13 @@ class AsyncClient:
         return await self._connection.readiness()
 
     async def _answer(
-        self, image: ImageInput | Sequence[ImageInput] | None, prompt: str, options: ChatOptions
+        self, image: ImageInput | Sequence[ImageInput] | None, prompt: str | None, options: ChatOptions
     ) -> Answer:
         call = await asyncio.to_thread(chat_call, image, prompt, options, stream=False)
         return await self._connection.send(call, answer_of)
 
     async def _events(
-        self, image: ImageInput | Sequence[ImageInput] | None, prompt: str, options: ChatOptions
+        self, image: ImageInput | Sequence[ImageInput] | None, prompt: str | None, options: ChatOptions
     ) -> AsyncGenerator[AnswerEvent, None]:
         call = await asyncio.to_thread(chat_call, image, prompt, options, stream=True)
         async with aclosing(self._connection.stream(call, AnswerAssembler)) as events:

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from superlink.telemetry import trace_metadata
 
 # Encoded images are 10 MiB at most and a request may hold a few. Both ends must agree, or the smaller limit wins.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -92,9 +95,9 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-def request_metadata(request_id: str) -> tuple[tuple[str, str], ...]:
-    """Call metadata that carries ``request_id`` to the next hop."""
-    return ((REQUEST_ID_KEY, request_id),)
+def request_metadata(request_id: str, span: Span = INVALID_SPAN) -> tuple[tuple[str, str], ...]:
+    """Call metadata that carries ``request_id`` to the next hop, and the trace where ``span`` is that of the call."""
+    return ((REQUEST_ID_KEY, request_id), *trace_metadata(span))
 
 
 def request_id_of(context: grpc.aio.ServicerContext[Any, Any], request_id: str) -> str:

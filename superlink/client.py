@@ -23,6 +23,7 @@ from superlink.connection import Connection
 from superlink.connection_settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, connection_settings
 from superlink.drawing_calls import DrawingAssembler, DrawingOptions, drawing_of, edit_call, generate_call
 from superlink.images import ImageInput
+from superlink.plain_answers import AskOptions, PlainAnswer, answer_call, plain_answer_of
 from superlink.rest import (
     AnswerAssembler,
     Call,
@@ -85,7 +86,7 @@ class Client:
     def chat(
         self,
         image: ImageInput | Sequence[ImageInput] | None,
-        prompt: str,
+        prompt: str | None,
         *,
         stream: Literal[False] = False,
         **options: Unpack[ChatOptions],
@@ -95,7 +96,7 @@ class Client:
     def chat(
         self,
         image: ImageInput | Sequence[ImageInput] | None,
-        prompt: str,
+        prompt: str | None,
         *,
         stream: Literal[True],
         **options: Unpack[ChatOptions],
@@ -104,7 +105,7 @@ class Client:
     def chat(
         self,
         image: ImageInput | Sequence[ImageInput] | None,
-        prompt: str,
+        prompt: str | None,
         *,
         stream: bool = False,
         **options: Unpack[ChatOptions],
@@ -113,11 +114,21 @@ class Client:
 
         ``options`` are those of ``ChatOptions``. With ``stream=True`` events come as they happen; the last is
         ``Finished`` with the whole answer. A tool that fails is an entry of ``Answer.errors``, not an exception.
+        ``prompt`` None goes on from a ``history`` that ends in results of tools.
         """
         call = chat_call(image, prompt, options, stream=stream)
         if stream:
             return AnswerStream(self._connection.stream(call, AnswerAssembler))
         return self._connection.send(call, answer_of)
+
+    def answer(
+        self, image: ImageInput | Sequence[ImageInput] | None, prompt: str, **options: Unpack[AskOptions]
+    ) -> PlainAnswer:
+        """One question about an image (or several, or none): the text, and what was found for it in one list.
+
+        ``chat`` has conversations and streams. A tool that fails is an entry of ``PlainAnswer.failures``.
+        """
+        return self._connection.send(answer_call(image, prompt, options), plain_answer_of)
 
     def detect(
         self,

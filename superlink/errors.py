@@ -44,9 +44,12 @@ HTTP_STATUS: dict[grpc.StatusCode, int] = {
 
 # Codes for which HTTP has a sharper word than the gRPC status.
 HTTP_STATUS_BY_CODE: dict[str, int] = {
+    "method_not_allowed": 405,
     "image_too_large": 413,
     "message_too_large": 413,
     "body_too_large": 413,
+    "file_too_large": 413,
+    "storage_quota_exceeded": 413,
     "unsupported_image": 415,
     "idempotency_key_reused": 422,
     # The deployment is at fault, not the client.
@@ -59,6 +62,7 @@ GRPC_STATUS: dict[int, grpc.StatusCode] = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    405: grpc.StatusCode.UNIMPLEMENTED,
     409: grpc.StatusCode.ABORTED,
     412: grpc.StatusCode.FAILED_PRECONDITION,
     413: grpc.StatusCode.INVALID_ARGUMENT,
@@ -81,6 +85,14 @@ RETRYABLE_STATUSES = frozenset(
 # percent-encoded (up to three times its size) and once in base64.
 MAX_TEXT_BYTES = 1000
 
+# Statuses that gRPC itself gives to calls.
+_BARE_CODES = {
+    grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
+    grpc.StatusCode.CANCELLED: "cancelled",
+    grpc.StatusCode.UNIMPLEMENTED: "unimplemented",
+}
+
 _STATUS_BY_NUMBER: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -89,6 +101,8 @@ class SuperlinkError(Exception):
 
     ``code`` is stable, machine-readable and lower_snake_case; ``message`` is a sentence for a person that says what
     happened and what to do; ``service`` is the process that failed, and is filled in at the server's edge when empty.
+    ``hop`` is the call that failed, ``orchestrator>detection``, and is filled in by the first process that passes the
+    failure of another one on. The codes are listed in ``superlink/error_codes.py``.
     """
 
     def __init__(
@@ -101,6 +115,7 @@ class SuperlinkError(Exception):
         retryable: bool | None = None,
         retry_after_ms: int = 0,
         request_id: str = "",
+        hop: str = "",
     ) -> None:
         """``retryable`` None: by the status. ``retry_after_ms`` 0: no advice."""
         super().__init__(message)
@@ -111,6 +126,7 @@ class SuperlinkError(Exception):
         self.retryable = status in RETRYABLE_STATUSES if retryable is None else retryable
         self.retry_after_ms = retry_after_ms
         self.request_id = request_id
+        self.hop = hop
 
     @property
     def http_status(self) -> int:
@@ -121,6 +137,13 @@ class SuperlinkError(Exception):
     def retry_after_s(self) -> float | None:
         """When to try again, in seconds from now; None without advice."""
         return self.retry_after_ms / 1000 or None
+
+    def passed_on_by(self, process: str) -> SuperlinkError:
+        """This error with what ``process`` knows of it: that the failure was its own, or in which of its calls."""
+        self.service = self.service or process
+        if not self.hop and self.service != process:
+            self.hop = f"{process}>{self.service}"
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by what it holds, so that errors come back from worker processes whatever their constructor takes."""
@@ -136,6 +159,7 @@ class SuperlinkError(Exception):
             retry_after_ms=self.retry_after_ms,
             request_id=self.request_id,
             grpc_status=self.status.value[0],
+            hop=self.hop,
         )
 
     @classmethod
@@ -149,6 +173,7 @@ class SuperlinkError(Exception):
             retryable=error.retryable,
             retry_after_ms=error.retry_after_ms,
             request_id=error.request_id,
+            hop=error.hop,
         )
 
 
@@ -164,9 +189,8 @@ def invalid_fields(problems: Sequence[Mapping[str, Any]]) -> SuperlinkError:
 
 def to_rpc_status(error: SuperlinkError) -> status_pb2.Status:
     """``error`` as ``google.rpc.Status`` with ErrorInfo and, where they say something, RetryInfo and RequestInfo."""
-    info = error_details_pb2.ErrorInfo(
-        reason=error.code, domain=error.service, metadata={"retryable": str(error.retryable).lower()}
-    )
+    metadata = {"retryable": str(error.retryable).lower(), **({"hop": error.hop} if error.hop else {})}
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=error.service, metadata=metadata)
     packed = [_pack(info)]
     if error.retry_after_ms:
         delay = Duration()
@@ -177,10 +201,12 @@ def to_rpc_status(error: SuperlinkError) -> status_pb2.Status:
     return status_pb2.Status(code=error.status.value[0], message=_shortened(error.message), details=packed)
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: SuperlinkError) -> NoReturn:
-    """End the call of an asyncio server with ``error``. Never returns."""
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: SuperlinkError, *metadata: tuple[str, str]
+) -> NoReturn:
+    """End the call of an asyncio server with ``error``, and with ``metadata`` behind it. Never returns."""
     status = rpc_status.to_status(to_rpc_status(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    await context.abort(status.code, status.details, (*status.trailing_metadata, *metadata))
     raise AssertionError("abort returned")
 
 
@@ -231,7 +257,7 @@ def _pack(detail: Message) -> PackedDetail:
 
 
 def _from_rich_status(status: grpc.StatusCode, rich: status_pb2.Status, service: str) -> SuperlinkError:
-    code, domain, retryable, retry_after_ms, request_id = status.name.lower(), service, None, 0, ""
+    code, domain, retryable, retry_after_ms, request_id, hop = _code_of(status), service, None, 0, "", ""
     for detail in rich.details:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             info = error_details_pb2.ErrorInfo()
@@ -240,6 +266,7 @@ def _from_rich_status(status: grpc.StatusCode, rich: status_pb2.Status, service:
             domain = info.domain or domain
             if "retryable" in info.metadata:
                 retryable = info.metadata["retryable"] == "true"
+            hop = info.metadata.get("hop", "")
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
@@ -256,11 +283,17 @@ def _from_rich_status(status: grpc.StatusCode, rich: status_pb2.Status, service:
         retryable=retryable,
         retry_after_ms=retry_after_ms,
         request_id=request_id,
+        hop=hop,
     )
 
 
+def _code_of(status: grpc.StatusCode) -> str:
+    """What a failure without details is called: by what gRPC itself says about a call, else an inner failure."""
+    return _BARE_CODES.get(status, "internal")
+
+
 def _from_bare_status(status: grpc.StatusCode, details: str, service: str) -> SuperlinkError:
-    code = status.name.lower()
+    code = _code_of(status)
     if status is grpc.StatusCode.UNAVAILABLE:
         message = f"The {service} service cannot be reached. Try again; if it lasts, see that its process runs."
     elif status is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -272,5 +305,6 @@ def _from_bare_status(status: grpc.StatusCode, details: str, service: str) -> Su
         code, message = "message_too_large", f"A message to or from the {service} service is too large: {details}"
         return SuperlinkError(code, message, status=status, service=service, retryable=False)
     else:
-        message = f"The {service} service failed: {details or code}"
+        message = f"The {service} service failed: {details or status.name.lower()}"
+        status = status if code in _BARE_CODES.values() else grpc.StatusCode.INTERNAL
     return SuperlinkError(code, message, status=status, service=service)

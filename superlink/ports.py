@@ -20,6 +20,11 @@ class PortUse:
     host: str
     port: int
 
+    @property
+    def purpose(self) -> str:
+        """What the process answers there."""
+        return {"port": "HTTP", "address": "gRPC", "metrics_port": "metrics"}[self.key.rpartition(".")[2]]
+
 
 def ports_of(profile: Profile) -> tuple[PortUse, ...]:
     """Every port that the processes of ``profile`` bind, metrics included."""
@@ -65,7 +70,8 @@ def ports_in_use(profile: Profile) -> tuple[PortUse, ...]:
 def explain_ports_in_use(uses: Iterable[PortUse]) -> str:
     """One line a port, who wanted it and which setting moves it, and what to do."""
     lines = [
-        f"Port {use.port} on {use.host} is in use; {use.process} wants it (to move it: --set {moved_setting(use)})."
+        f"Port {use.port} on {use.host} is in use; {use.process} wants it for its {use.purpose} "
+        f"(to move it: --set {moved_setting(use)})."
         for use in uses
     ]
     remedy = "See with `superlink status` whether a stack runs already; else stop what listens there, move the ports, "

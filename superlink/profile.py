@@ -11,6 +11,9 @@ from pydantic import Field, IPvAnyNetwork, PositiveFloat, PositiveInt, model_val
 
 from superlink.configuration import ConfigurationError, Section, load_yaml
 
+# Resident memory of a process above which `superlink up` drains it and starts it anew; 0: no ceiling.
+MemoryCeiling = Annotated[int, Field(ge=0)]
+
 
 class ImageLimits(Section):
     """What every process accepts as an image; checked on the header, before anything is decoded."""
@@ -28,6 +31,8 @@ class BatchLimits(Section):
     # How long the first request of a batch may wait for company. 0: never wait, batch what is queued.
     max_wait_ms: float = Field(default=2.0, ge=0)
     max_queue_size: PositiveInt = 64
+    # A request that has waited this long is refused, and may be repeated, rather than answered late.
+    max_queue_s: PositiveFloat = 15.0
 
 
 class WorkerSettings(Section):
@@ -44,6 +49,7 @@ class WorkerSettings(Section):
     batch: BatchLimits = BatchLimits()
     # How long a stopping worker waits for requests in flight.
     drain_timeout_s: PositiveFloat = 20.0
+    max_memory_bytes: MemoryCeiling = 0
     # Encoded-image features kept per worker, least recently used goes first.
     feature_cache_entries: int = Field(default=64, ge=0)
 
@@ -67,6 +73,7 @@ class OrchestratorSettings(Section):
     # Upper bound for one tool call within the request's deadline.
     tool_timeout_s: PositiveFloat = 20.0
     drain_timeout_s: PositiveFloat = 20.0
+    max_memory_bytes: MemoryCeiling = 0
     # Let decoders encode the image while the MLLM still writes. Shortens answers that use tools; where few do, or where
     # many tools are deployed, the features that nobody asks for cost more than that.
     prefetch: bool = True
@@ -123,6 +130,7 @@ class GatewaySettings(Section):
     port: int = Field(default=8080, ge=1, le=65535)
     # Bodies above this are refused before they are read.
     max_body_bytes: PositiveInt = 16 * 1024 * 1024
+    max_memory_bytes: MemoryCeiling = 0
     # Deadline of a request when the client names none.
     request_timeout_s: PositiveFloat = 60.0
     max_prompt_characters: PositiveInt = 4000
@@ -131,7 +139,8 @@ class GatewaySettings(Section):
     # it refuses them, so that no web page reaches it through its visitor's browser (DNS rebinding).
     mcp_hosts: tuple[str, ...] = ()
     # Holds API keys, their limits, and the answers to requests with an idempotency key: redis://host:6379/0. The
-    # environment's SUPERLINK_REDIS_URL comes first, so that a password need not stand in a file.
+    # environment's SUPERLINK_REDIS_URL comes first, so that a password need not stand in a file. Where neither names
+    # one, `superlink up` starts its own.
     redis_url: str = ""
     keys: KeySettings = KeySettings()
     image_urls: ImageUrlSettings = ImageUrlSettings()
@@ -141,10 +150,14 @@ class GatewaySettings(Section):
     idempotency_max_answer_bytes: PositiveInt = 8 * 1024 * 1024
 
     @property
+    def host_in_url(self) -> str:
+        """``host`` as addresses have it: IPv6 stands in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def url(self) -> str:
         """Where the gateway listens: ``http://127.0.0.1:8080``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://{self.host_in_url}:{self.port}"
 
     @model_validator(mode="after")
     def _not_open_to_the_network(self) -> GatewaySettings:
@@ -156,11 +169,35 @@ class GatewaySettings(Section):
         return self
 
 
+class ArtifactSettings(Section):
+    """Files of clients and of batches: where they are kept, how many, and for how long."""
+
+    # A folder, or any address that fsspec knows: s3://bucket/folder. Empty: runs/artifacts/NAME of this profile.
+    url: str = ""
+    max_file_bytes: PositiveInt = 512 * 1024 * 1024
+    # Of one API key, or of all clients together where none is needed.
+    max_owner_bytes: PositiveInt = 10 * 1024 * 1024 * 1024
+    # Clients may ask for less.
+    keep_s: PositiveInt = 30 * 24 * 3600
+    # From the first byte of an upload to the last.
+    upload_timeout_s: PositiveFloat = 600.0
+
+
+class TelemetrySettings(Section):
+    """Traces of requests."""
+
+    # A collector that takes OTLP over gRPC: http://127.0.0.1:4317, or https. Empty: no traces are sent. The
+    # environment's OTEL_EXPORTER_OTLP_ENDPOINT comes first.
+    otlp_endpoint: str = ""
+
+
 class Profile(Section):
     """Everything that the processes of one deployment must agree on."""
 
     name: str
     images: ImageLimits = ImageLimits()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     gateway: GatewaySettings = GatewaySettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()
     mllm: MllmSettings

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import httpx
 
 from superlink.client_errors import RequestFailed, failure_of
 from superlink.detections import Result
 from superlink.images import ImageInput, encode_image
+from superlink.response_format import ResponseFormat, response_format_of
 from superlink.results import (
     Answer,
     AnswerEvent,
@@ -69,7 +70,8 @@ class CallOptions(TypedDict, total=False):
 class ChatOptions(CallOptions, total=False):
     """Options of a chat request; None, or left out: the gateway's default."""
 
-    # Earlier messages in OpenAI's shape; answers may carry the ``superlink`` field that they came with.
+    # Earlier messages in OpenAI's shape, such as ``Answer.messages``; answers may carry the ``superlink`` field that
+    # they came with.
     history: Sequence[Mapping[str, Any]]
     # What is marked on the last image: {"box": [x1, y1, x2, y2]}, {"points": [[x, y]]}, a stroke or a mask.
     regions: Sequence[Mapping[str, Any]]
@@ -87,6 +89,13 @@ class ChatOptions(CallOptions, total=False):
     max_detections: int | None
     # For tools that make images: seed, steps, guidance, image_guidance.
     drawing: Mapping[str, int | float] | None
+    # Names of deployed tools, whose calls are left to the caller: the answer ends at the first round that calls some,
+    # with the finish reason "tool_calls", and goes on from their results (``ToolCall.result_message``) in a history.
+    tools: Sequence[str] | None
+    # "none": no tool may be called.
+    tool_choice: Literal["auto", "none"] | None
+    # The text is JSON: any object ("json_object"), what fits a JSON schema, or what a pydantic model reads.
+    response_format: ResponseFormat | None
 
 
 class DetectOptions(CallOptions, total=False):
@@ -116,21 +125,36 @@ class PoseOptions(DetectOptions, total=False):
 
 def chat_call(
     image: ImageInput | Sequence[ImageInput] | None,
-    prompt: str,
+    prompt: str | None,
     options: ChatOptions,
     *,
     stream: bool,
 ) -> Call:
-    """``POST /v1/chat/completions`` with the images before the regions, and both before the words."""
-    images = [encode_image(each) for each in _listed(image)]
+    """``POST /v1/chat/completions`` with the images before the regions, and both before the words.
+
+    ``prompt`` None: the answer goes on from a history that ends in results of tools. Raises TypeError or ValueError for
+    what cannot be asked.
+    """
+    images = [encode_image(each) for each in listed_images(image)]
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": each.data_url()}} for each in images]
     given, headers = split_options(options)
     marks: Any = given.pop("regions", ())
     content += [{"type": "region", "region": mark} for mark in marks]
-    content.append({"type": "text", "text": prompt})
-    history = given.pop("history", ())
+    if prompt is not None:
+        content.append({"type": "text", "text": prompt})
+    elif content:
+        raise ValueError("Images and regions need a prompt: say what you want to know about them.")
+    messages = [*given.pop("history", ()), *([{"role": "user", "content": content}] if content else [])]
+    if not messages:
+        raise ValueError("Give a prompt, or a history that ends in results of tools.")
     extension = {name: given.pop(name) for name in TOOL_OPTIONS if name in given}
-    body: dict[str, Any] = {"messages": [*history, {"role": "user", "content": content}], **given}
+    body: dict[str, Any] = {"messages": messages, **given}
+    if "tools" in given:
+        if isinstance(given["tools"], str):
+            raise TypeError("tools is a list of names.")
+        body["tools"] = [{"type": "function", "function": {"name": name}} for name in given["tools"]]
+    if "response_format" in given:
+        body["response_format"] = response_format_of(given["response_format"])
     if extension:
         body["superlink"] = extension
     if stream:
@@ -175,7 +199,7 @@ def find_call(
 
 def answer_of(call: Call, response: httpx.Response) -> Answer:
     """A chat response that was not streamed."""
-    return _validated(Answer, _answer_fields(response.json()), call, response)
+    return _validated(Answer, _answer_fields(call, response.json()), call, response)
 
 
 def detections_of(call: Call, response: httpx.Response) -> DetectionAnswer:
@@ -239,9 +263,13 @@ class AnswerAssembler:
     """Turns the chunks of a streamed answer into events and, at the end, into the answer."""
 
     def __init__(self, call: Call, request_id: str) -> None:
+        self._call = call
         self._text: list[str] = []
-        self._calls: dict[str, ToolCall] = {}
-        self._observations: list[Observation] = []
+        self._draft: list[str] = []
+        # As they came, by their ids; what is sent back says it in the same words.
+        self._calls: dict[str, Mapping[str, Any]] = {}
+        self._standard_calls: list[Mapping[str, Any]] = []
+        self._observations: list[Mapping[str, Any]] = []
         self._fields: dict[str, Any] = {"source": call.source, "request_id": request_id}
 
     def add(self, document: Mapping[str, Any]) -> list[AnswerEvent]:
@@ -258,46 +286,58 @@ class AnswerAssembler:
 
     def end(self) -> Finished:
         """The whole answer."""
-        answer = Answer(
-            text="".join(self._text),
-            tool_calls=tuple(self._calls.values()),
-            observations=tuple(self._observations),
-            **self._fields,
-        )
-        return Finished(answer)
+        extension: dict[str, Any] = {"tool_calls": list(self._calls.values()), "observations": self._observations}
+        if self._draft:
+            extension["draft"] = "".join(self._draft)
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text), "superlink": extension}
+        if self._standard_calls:
+            message["tool_calls"] = self._standard_calls
+        return Finished(Answer.model_validate({**self._fields, **_said(self._call, message)}))
 
     def _delta(self, delta: Mapping[str, Any]) -> list[AnswerEvent]:
         events: list[AnswerEvent] = []
         if delta.get("content"):
             self._text.append(delta["content"])
             events.append(TextDelta(delta["content"]))
+        self._standard_calls += delta.get("tool_calls") or ()
         extension = delta.get("superlink") or {}
+        if extension.get("draft") is not None:
+            self._draft.append(extension["draft"])
         for entry in extension.get("tool_calls", []):
             call = ToolCall.model_validate(entry)
-            self._calls[call.id] = call
+            self._calls[call.id] = entry
             events.append(ToolCallChanged(call))
         for entry in extension.get("observations", []):
-            observation = Observation.model_validate(entry)
-            self._observations.append(observation)
-            events.append(ObservationRead(observation))
+            self._observations.append(entry)
+            events.append(ObservationRead(Observation.model_validate(entry)))
         for name in ("timings", "image"):
             if extension.get(name) is not None:
                 self._fields[name] = extension[name]
         return events
 
 
-def _answer_fields(completion: Mapping[str, Any]) -> dict[str, Any]:
+def _answer_fields(call: Call, completion: Mapping[str, Any]) -> dict[str, Any]:
     choice = completion["choices"][0]
     extension = choice["message"].get("superlink") or {}
     return {
-        "text": choice["message"]["content"],
+        **_said(call, choice["message"]),
         "finish_reason": choice["finish_reason"],
         "model": completion.get("model", ""),
         "usage": completion.get("usage") or {},
-        "tool_calls": extension.get("tool_calls") or (),
-        "observations": extension.get("observations") or (),
         "timings": extension.get("timings") or (),
         "image": extension.get("image"),
+    }
+
+
+def _said(call: Call, message: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answer ``message`` says, and the conversation with it."""
+    extension = message.get("superlink") or {}
+    return {
+        "text": message["content"],
+        "draft": extension.get("draft") or "",
+        "tool_calls": extension.get("tool_calls") or (),
+        "observations": extension.get("observations") or (),
+        "messages": [*(call.json or {})["messages"], message],
     }
 
 
@@ -325,7 +365,8 @@ def _detail_of(response: httpx.Response) -> str:
     return response.text[:500] or response.reason_phrase
 
 
-def _listed(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput]:
+def listed_images(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput]:
+    """One image, or several, or none."""
     if image is None:
         return []
     return list(image) if isinstance(image, (list, tuple)) else [image]  # type: ignore[list-item]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 from pydantic import Field
@@ -105,8 +106,12 @@ class Problem(Result):
     code: str = "unknown"
     detail: str = ""
     service: str = ""
+    # The call that failed: "orchestrator>detection".
+    hop: str = ""
     status: int = 500
     request_id: str = ""
+    # Where the request belongs to a trace.
+    trace_id: str | None = None
     retryable: bool = False
     retry_after_ms: int | None = None
 
@@ -142,6 +147,20 @@ class ToolCall(Result):
     def detections(self) -> tuple[Detection, ...]:
         """Everything that the call found."""
         return tuple(_each(self.phrases))
+
+    def result_message(self, result: Result | Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The message that tells the model what came of a call that was left to the caller.
+
+        ``result`` is what a tool of one's own found: an answer of ``Client.detect``, ``segment`` or ``pose``, a
+        document in the same shape, or ``{"error": "…"}``. None: what the platform's tool found.
+        """
+        found = self if result is None else result
+        content = (
+            found.model_dump_json(by_alias=True, exclude_none=True)
+            if isinstance(found, Result)
+            else json.dumps(found, ensure_ascii=False)
+        )
+        return {"role": "tool", "tool_call_id": self.id, "content": content}
 
 
 class PromptTokens(Result):
@@ -187,10 +206,16 @@ class Observation(Result):
 class Answer(Findings):
     """The model's text and what the tools found for it."""
 
+    # With ``response_format`` it is JSON.
     text: str
+    # Of an answer in JSON: what the model wrote first, with its tools. Spans and positions count in it.
+    draft: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     observations: tuple[Observation, ...] = ()
-    finish_reason: Literal["stop", "length"] = "stop"
+    # "length": cut off at a limit. "tool_calls": the caller goes on from the results of the calls.
+    finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
+    # The conversation with this answer, for the ``history`` of the next question; never part of a dump.
+    messages: tuple[dict[str, Any], ...] = Field(default=(), exclude=True, repr=False)
     model: str = ""
     usage: Usage = Usage()
     timings: tuple[Timing, ...] = ()

@@ -22,10 +22,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from superlink.channels import request_id_of, server_options
+from superlink.channels import server_options
 from superlink.configuration import ConfigurationError
 from superlink.errors import SuperlinkError, abort
 from superlink.logs import current_request_id
+from superlink.served_calls import served_call
 
 if TYPE_CHECKING:
     _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Between NOT_SERVING and the closed door: clients that watch health turn elsewhere first.
 HEALTH_NOTICE_S = 0.1
+# gRPC's server pushback (proposal A6): a negative delay forbids the channel's retry policy to try again.
+_DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 Servicer = TypeVar("Servicer")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -44,18 +47,22 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class GrpcServer:
     """One server of one process; use it within one event loop."""
 
-    def __init__(self, service: str, address: str, *, drain_timeout_s: float, setting: str = "") -> None:
+    def __init__(
+        self, service: str, address: str, *, drain_timeout_s: float, setting: str = "", retries_for_caller: bool = False
+    ) -> None:
         """Name the server.
 
         ``service`` is the process's name in errors and logs ("detection"), ``address`` is ``host:port`` (port 0: any
-        free one), and ``setting`` is the profile key of the address, which errors name.
+        free one), and ``setting`` is the profile key of the address, which errors name. ``retries_for_caller``: a call
+        that fails is not to be repeated, because what it needed was tried again on the way. If the hop before did the
+        same, every hop would multiply the attempts.
         """
         self.service = service
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._setting = setting or f"{service}.address"
         self._drain_timeout_s = drain_timeout_s
-        self._guard = CallGuard(service)
+        self._guard = CallGuard(service, retries_for_caller)
         self._server = grpc.aio.server(options=server_options(), interceptors=[self._guard])
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._names: list[str] = [""]
@@ -148,14 +155,15 @@ class GrpcServer:
 
 
 class CallGuard(_Interceptor):
-    """Counts the calls in flight, names their requests, and turns whatever a handler raises into a status with details.
+    """Counts the calls in flight, notes each, and turns whatever a handler raises into a status with details.
 
     A SuperlinkError goes out as it is, with the service's name where it has none. Anything else is a bug: it is logged
     with its traceback under the request id, and the caller gets INTERNAL without the inner text.
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, retries_for_caller: bool) -> None:
         self._service = service
+        self._behind_errors = (_DO_NOT_RETRY,) if retries_for_caller else ()
         self._idle = asyncio.Event()
         self._idle.set()
         self.calls_in_flight = 0
@@ -179,12 +187,15 @@ class CallGuard(_Interceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming or handler_call_details.method.startswith("/grpc."):
             return handler
+        name = handler_call_details.method
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._guard_stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                self._guard_stream(name, handler.unary_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._guard_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            self._guard_unary(name, handler.unary_unary), handler.request_deserializer, handler.response_serializer
         )
 
     @contextlib.contextmanager
@@ -198,29 +209,31 @@ class CallGuard(_Interceptor):
             if self.calls_in_flight == 0:
                 self._idle.set()
 
-    def _guard_unary(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _guard_unary(
+        self, name: str, method: Callable[[Any, Any], Awaitable[Any]]
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def guarded(request: Any, context: Context) -> Any:
             with self._counted():
-                _name_request(request, context)
                 try:
-                    self._check_accepting()
-                    return await method(request, context)
+                    with served_call(name, request, context):
+                        self._check_accepting()
+                        return await method(request, context)
                 except Exception as error:
                     await self._abort(context, error)
 
         return guarded
 
     def _guard_stream(
-        self, method: Callable[[Any, Any], AsyncIterator[Any]]
+        self, name: str, method: Callable[[Any, Any], AsyncIterator[Any]]
     ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
             with self._counted():
-                _name_request(request, context)
                 try:
-                    self._check_accepting()
-                    async with contextlib.aclosing(method(request, context)) as events:  # type: ignore[type-var]
-                        async for event in events:
-                            yield event
+                    with served_call(name, request, context):
+                        self._check_accepting()
+                        async with contextlib.aclosing(method(request, context)) as events:  # type: ignore[type-var]
+                            async for event in events:
+                                yield event
                 except Exception as error:
                     await self._abort(context, error)
 
@@ -241,9 +254,10 @@ class CallGuard(_Interceptor):
         request_id = current_request_id.get()
         if not isinstance(error, SuperlinkError):
             error = self._unexpected(error, request_id)
-        error.service = error.service or self._service
+        error = error.passed_on_by(self._service)
         error.request_id = error.request_id or request_id
-        await abort(context, error)
+        # A server that is still starting has tried nothing.
+        await abort(context, error, *(self._behind_errors if self.accepting else ()))
 
     def _unexpected(self, error: Exception, request_id: str) -> SuperlinkError:
         if isinstance(error, TimeoutError):
@@ -258,11 +272,6 @@ class CallGuard(_Interceptor):
             f"The {self._service} service failed on this request; its log has the reason under request {request_id}.",
             status=grpc.StatusCode.INTERNAL,
         )
-
-
-def _name_request(request: Any, context: Context) -> None:
-    """From here on the call's log lines and errors carry its request id; every call is a task of its own."""
-    current_request_id.set(request_id_of(context, str(getattr(request, "request_id", ""))))
 
 
 def deadline_of(context: Context) -> float:

@@ -28,7 +28,9 @@ from services.runtime.regions import region_mask
 from services.runtime.worker import Worker, decoder_settings, run_worker
 from superlink.image_header import check_image_size
 from superlink.profile import Profile, WorkerSettings, weights_folder
+from superlink.served_calls import note
 from superlink.serving import Context, GrpcServer, deadline_of
+from superlink.telemetry import record_phase
 from superlink.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 
 NAME = "diffusion"
@@ -100,6 +102,7 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
     ) -> AsyncIterator[decoder_pb2.DecodeEvent]:
         """Answer one request: progress after every step, then the images and where the time went."""
         arrived = time.monotonic()
+        note(groups=len(request.groups))
         spec = self._diffuser.spec
         links = read_links(request, spec, [spec.queries_per_group, spec.link_width])
         if not links:
@@ -112,6 +115,7 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
             job, source = await self._images.run(self._prepare, request, wish, links, reports)
             prepared = time.monotonic()
             self._metrics.observe_prepare(prepared - arrived)
+            record_phase("prepare", arrived, prepared - arrived)
             submission = asyncio.create_task(
                 self._batcher.submit(job, size_bytes=job.size_bytes, deadline=deadline_of(context), kind=wish.kind)
             )
@@ -119,7 +123,10 @@ class DiffusionService(Worker, decoder_pb2_grpc.DecoderServicer):
                 async for done, total in progress:
                     yield decoder_pb2.DecodeEvent(progress=decoder_pb2.Progress(done=done, total=total))
             completed = submission.result()
+            computed = time.monotonic()
             images = await self._images.run(_encode, completed.response, job.seeds, source, wish)
+            record_phase("encode", computed, time.monotonic() - computed)
+        note(images=len(images), steps=wish.options.steps)
         groups = [group for group in range(len(links)) for _ in wish.seeds]
         yield decoder_pb2.DecodeEvent(
             images=types_pb2.GeneratedImages(images=images, groups=groups),

@@ -30,6 +30,7 @@ from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.profile import BatchLimits
+from superlink.telemetry import record_phase
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -160,8 +161,20 @@ class Engine:
             "queue_full",
             f"{ahead} requests are before this one, which is all that may. Try again after the delay.",
             status=grpc.StatusCode.RESOURCE_EXHAUSTED,
-            retry_after_ms=math.ceil((1 + ahead / self._limits.max_batch_size) * self._typical_s * 1000),
+            retry_after_ms=self._retry_after_ms(ahead),
         )
+
+    def _queued_too_long(self) -> SuperlinkError:
+        return SuperlinkError(
+            "queued_too_long",
+            f"The request waited {self._limits.max_queue_s:g} s for its turn, which is as long as any may. Try again "
+            "after the delay.",
+            status=grpc.StatusCode.RESOURCE_EXHAUSTED,
+            retry_after_ms=self._retry_after_ms(self._waiting),
+        )
+
+    def _retry_after_ms(self, ahead: int) -> int:
+        return math.ceil((1 + ahead / self._limits.max_batch_size) * self._typical_s * 1000)
 
     @property
     def _waiting(self) -> int:
@@ -169,6 +182,7 @@ class Engine:
 
     def _release(self, job: Job) -> None:
         """The caller is gone, with or without its answer."""
+        job.context.copy().run(_record, job)
         job.cancelled = True
         self._signal()
 
@@ -188,7 +202,10 @@ class Engine:
                 await self._changed.wait()
 
     def _drop_unwanted(self) -> None:
-        """Requests that were cancelled or ran out of time never reach the model; running ones will leave it."""
+        """Requests that were cancelled, ran out of time or waited too long never reach the model.
+
+        Those that run will leave it, but for having waited.
+        """
         now = time.monotonic()
         jobs: list[Job] = [*self._links, *self._generations, *self._running]
         for job in jobs:
@@ -198,6 +215,10 @@ class Engine:
                 self._metrics.count_request("expired")
                 job.cancelled = True
                 job.fail(_out_of_time())
+            elif not job.started and now - job.arrived >= self._limits.max_queue_s:
+                self._metrics.count_request("overdue")
+                job.cancelled = True
+                job.fail(self._queued_too_long())
         self._links = deque(job for job in self._links if not job.cancelled)
         self._generations = deque(job for job in self._generations if not job.cancelled)
 
@@ -229,6 +250,14 @@ class Engine:
 
 def _take(queue: deque[AnyJob], count: int) -> list[AnyJob]:
     return [queue.popleft() for _ in range(min(count, len(queue)))]
+
+
+def _record(job: Job) -> None:
+    """Where the time of a request went that ends now, as spans."""
+    now = time.monotonic()
+    record_phase("queue", job.arrived, (job.started or now) - job.arrived)
+    if job.started:
+        record_phase("compute", job.started, now - job.started)
 
 
 def _out_of_time() -> SuperlinkError:

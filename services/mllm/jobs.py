@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -68,7 +69,10 @@ class Job(ABC):
     images: tuple[ImageInput, ...]
     deadline: float
     arrived: float = field(default_factory=time.monotonic)
+    # 0 while it waits.
     started: float = 0.0
+    # The request's: what is logged and recorded for it runs in copies of it, since two threads do so.
+    context: Context = field(default_factory=copy_context)
     # Nobody waits for it any more.
     cancelled: bool = False
     regions: tuple[RegionInput, ...] = ()

@@ -68,9 +68,9 @@ class ModelSide:
     def _step(self, outcome: Outcome) -> None:
         try:
             results = self._batch.step()
-        except Exception:
-            logger.exception("a decode step failed; its requests are given up")
+        except Exception as error:
             for job in list(self._jobs.values()):
+                job.context.copy().run(logger.error, "a decode step failed; the request is given up", exc_info=error)
                 self._detach(job)
                 outcome.failures.append((job, _internal_error()))
             self._batch.clear()
@@ -90,7 +90,7 @@ class ModelSide:
         except Exception:
             del self._batch.rows[rows_before:]
             if len(jobs) == 1:
-                logger.exception("a prefill failed")
+                jobs[0].context.copy().run(logger.exception, "a prefill failed")
                 outcome.failures.append((jobs[0], _internal_error()))
                 return
             # One request's fault must not become its neighbours': let them in one by one.
@@ -111,7 +111,7 @@ class ModelSide:
             embeddings = link_teacher_forced(self._model, self._tokenizer, prompts, [job.decoder for job in jobs])
         except Exception:
             if len(jobs) == 1:
-                logger.exception("a fast-path request failed")
+                jobs[0].context.copy().run(logger.exception, "a fast-path request failed")
                 outcome.failures.append((jobs[0], _internal_error()))
                 return
             for job in jobs:

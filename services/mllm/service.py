@@ -51,7 +51,9 @@ from services.runtime.worker import Worker, run_worker
 from superlink.errors import invalid_argument
 from superlink.image_header import check_image_size
 from superlink.profile import Profile, weights_folder
+from superlink.served_calls import note
 from superlink.serving import Context, GrpcServer, deadline_of
+from superlink.telemetry import record_phase
 from superlink.v1 import mllm_pb2, mllm_pb2_grpc, types_pb2
 
 SERVICE = "mllm"
@@ -125,6 +127,8 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
             rendered = self._render(turns, inputs, for_generation=True)
             regions = await self._look(shown)
             prepare_s = time.monotonic() - began
+            record_phase("prepare", began, prepare_s)
+            note(images=len(inputs), prompt_tokens=len(rendered.input_ids))
             times = Times(0.0, 0.0)
             answer = self._engine.generate(rendered, inputs, sampling, deadline_of(context), regions, grammar)
             async with contextlib.aclosing(answer) as events:
@@ -136,6 +140,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
                     elif isinstance(event, Times):
                         times = event
                     elif isinstance(event, FinishEvent):
+                        note(completion_tokens=event.completion_tokens)
                         yield mllm_pb2.GenerateEvent(usage=self._usage(rendered, event.completion_tokens))
                         total_s = time.monotonic() - began
                         timings = timings_of(prepare_s, times.queue_s, times.compute_s, total_s)
@@ -163,6 +168,8 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
             inputs = await self._prepare([request.image] if shows_image else [])
             rendered = self._render(fast_path(routed, shows_image), inputs, for_generation=False)
             prepare_s = time.monotonic() - began
+            record_phase("prepare", began, prepare_s)
+            note(phrases=len(routed), prompt_tokens=len(rendered.input_ids))
             linked = await self._engine.link(rendered, inputs, decoder, deadline_of(context))
         groups = [
             types_pb2.LinkGroup(route=route, phrase=phrase, embedding=tensor_to_message(embedding))

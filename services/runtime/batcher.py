@@ -22,11 +22,13 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 import grpc
+from opentelemetry.trace import SpanContext, get_current_span
 
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
 from superlink.errors import SuperlinkError
 from superlink.profile import BatchLimits
+from superlink.telemetry import record_phase
 
 # A caller gives up before the deadline that is known here: its clock ran while its request travelled, and gRPC rounds
 # timeouts up on the wire. By so much at most, and by no larger a share of the time that there was.
@@ -61,6 +63,11 @@ class Ticket(Generic[Request]):
     deadline: float = math.inf
     # Only requests of one kind share a batch.
     kind: Hashable = None
+    # The span that the request is answered in.
+    span: SpanContext = field(default_factory=lambda: get_current_span().get_span_context())
+    # When its batch began, and the spans of all requests in it; None and none before.
+    started: float | None = None
+    batch: tuple[SpanContext, ...] = ()
     # Set by the event loop, read by the model thread just before it starts.
     cancelled: bool = field(default=False)
 
@@ -242,8 +249,8 @@ class Batcher(Generic[Request, Response]):
 
         ``deadline`` is in ``time.monotonic()`` seconds. Cancelling the awaiting task takes the request out of the
         queue; in a batch that has begun, its response is dropped. Raises SuperlinkError: RESOURCE_EXHAUSTED with a
-        retry delay when the queue is full, DEADLINE_EXCEEDED when there was no time left to compute, UNAVAILABLE after
-        ``close``.
+        retry delay when the queue is full, or the request has waited in it for ``max_queue_s``; DEADLINE_EXCEEDED when
+        there was no time left to compute, UNAVAILABLE after ``close``.
         """
         if self._closed:
             raise SuperlinkError(
@@ -255,8 +262,11 @@ class Batcher(Generic[Request, Response]):
         except QueueFullError:
             self._metrics.count_request("rejected")
             raise self._overloaded() from None
-        future: asyncio.Future[Completed[Response]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Completed[Response]] = loop.create_future()
         self._futures[ticket] = future
+        # A timer, because nobody looks at the queue while a batch computes.
+        too_long = loop.call_later(self._limits.max_queue_s, self._refuse_if_waiting, ticket)
         self._signal()
         try:
             return await future
@@ -269,8 +279,10 @@ class Batcher(Generic[Request, Response]):
             self._metrics.count_request("expired" if expired else "cancelled")
             raise
         finally:
+            too_long.cancel()
             self._futures.pop(ticket, None)
             self._metrics.set_queue_size(len(self._queue))
+            _record(ticket)
 
     def drain(self) -> None:
         """From now on start each batch at once; requests are still accepted."""
@@ -314,6 +326,9 @@ class Batcher(Generic[Request, Response]):
 
     async def _run_batch(self, batch: list[Ticket[Request]], reason: FlushReason) -> None:
         started = time.monotonic()
+        spans = tuple(ticket.span for ticket in batch)
+        for ticket in batch:
+            ticket.started, ticket.batch = started, spans
         try:
             settled = await self._thread.run(self._compute, batch)
         except Exception as error:
@@ -353,6 +368,13 @@ class Batcher(Generic[Request, Response]):
             future.set_result(outcome)
         return True
 
+    def _refuse_if_waiting(self, ticket: Ticket[Request]) -> None:
+        """Its time in the queue is over; one that a batch has taken meanwhile is answered."""
+        if self._queue.discard(ticket):
+            self._settle(ticket, self._queued_too_long())
+            self._metrics.count_request("overdue")
+            self._signal()
+
     def _fail(self, ticket: Ticket[Request], error: Exception) -> None:
         if self._settle(ticket, error):
             self._metrics.count_request("failed")
@@ -365,9 +387,28 @@ class Batcher(Generic[Request, Response]):
             retry_after_ms=math.ceil(self._queue.retry_after_s() * 1000),
         )
 
+    def _queued_too_long(self) -> SuperlinkError:
+        return SuperlinkError(
+            "queued_too_long",
+            f"The request waited {self._limits.max_queue_s:g} s for its turn, which is as long as any may. Try again "
+            "after the delay.",
+            status=grpc.StatusCode.RESOURCE_EXHAUSTED,
+            retry_after_ms=math.ceil(self._queue.retry_after_s() * 1000),
+        )
+
     def _out_of_time(self) -> SuperlinkError:
         return SuperlinkError(
             "deadline_exceeded",
             "There was not enough time left to compute the answer; it was not started. Allow more time.",
             status=grpc.StatusCode.DEADLINE_EXCEEDED,
         )
+
+
+def _record(ticket: Ticket[Request]) -> None:
+    """Where the time of a request went that ends now, as spans; its batch links to the other requests in it."""
+    now = time.monotonic()
+    started = ticket.started
+    record_phase("queue", ticket.arrived, (now if started is None else started) - ticket.arrived)
+    if started is not None:
+        others = [span for span in ticket.batch if span != ticket.span]
+        record_phase("compute", started, now - started, {"superlink.batch_size": len(ticket.batch)}, others)

@@ -29,7 +29,9 @@ from superlink.errors import invalid_argument
 from superlink.image_header import check_image_size
 from superlink.profile import Profile, WorkerSettings, weights_folder
 from superlink.regions import MOST_REGIONS
+from superlink.served_calls import note
 from superlink.serving import Context, GrpcServer, deadline_of
+from superlink.telemetry import record_phase
 from superlink.v1 import decoder_pb2, decoder_pb2_grpc, types_pb2
 
 # Side of the blank square image that warms the model up.
@@ -144,6 +146,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
     ) -> AsyncIterator[decoder_pb2.DecodeEvent]:
         """Answer one request; the last event carries the result and where the time went."""
         arrived = time.monotonic()
+        note(groups=len(request.groups))
         links = self._read_links(request)
         keypoints = self._count_keypoints(request)
         options = self.read_options(request)
@@ -151,6 +154,7 @@ class DecoderService(Worker, decoder_pb2_grpc.DecoderServicer, Generic[Options, 
             digest, image = await self._images.run(self._prepare, request.image)
             prepared = time.monotonic()
             self._metrics.observe_prepare(prepared - arrived)
+            record_phase("prepare", arrived, prepared - arrived)
             if not request.groups and (isinstance(image, EncodedImage) or not self._settings.feature_cache_entries):
                 # A prefetch of what is there already, or of what would not be kept.
                 yield decoder_pb2.DecodeEvent()

@@ -53,7 +53,7 @@ class WorkerMetrics:
         )
         self._requests = Counter(
             "superlink_worker_requests",
-            "Requests by outcome: completed, failed, cancelled, expired, rejected.",
+            "Requests by outcome: completed, failed, cancelled, expired, rejected, overdue (waited too long).",
             ["service", "outcome"],
             registry=self.registry,
         )
@@ -84,7 +84,7 @@ class WorkerMetrics:
         self._flushes.labels(self.service, reason).inc()
 
     def count_request(self, outcome: str) -> None:
-        """One request ended: completed, failed, cancelled, expired or rejected."""
+        """One request ended: completed, failed, cancelled, expired, rejected or overdue."""
         self._requests.labels(self.service, outcome).inc()
 
     def count_cache_lookup(self, hit: bool) -> None:

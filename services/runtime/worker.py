@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -21,6 +22,7 @@ from superlink.configuration import ConfigurationError
 from superlink.logs import configure_logs
 from superlink.profile import Profile, WorkerSettings, find_profile, load_profile
 from superlink.serving import GrpcServer
+from superlink.telemetry import exported_traces
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,8 @@ def run_worker(
         settings = settings_of(profile)
         # For libraries that start threads of their own; the model thread sets its number itself.
         os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
-        return asyncio.run(_live(service, make, profile, settings, setting))
+        with exported_traces(service, profile.telemetry):
+            return asyncio.run(_live(service, make, profile, settings, setting))
     except ConfigurationError as error:
         sys.stderr.write(f"superlink {service}: {error}\n")
         return EXIT_CONFIGURATION
@@ -104,6 +107,10 @@ async def _live(service: str, make: WorkerFactory, profile: Profile, settings: W
         host = settings.address.rpartition(":")[0]
         metrics.serve(host, settings.metrics_port, f"{setting}.metrics_port")
         await worker.start()
+        # What is loaded stays. Without this, a worker of mmdet looked through it all once more at its end, which took
+        # 1.5 s of computing in place of 0.2.
+        gc.collect()
+        gc.freeze()
         await server.set_ready(True)
         metrics.set_ready(True)
         logger.info("ready", extra={"address": server.address, "seconds": round(time.monotonic() - began, 2)})

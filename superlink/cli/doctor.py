@@ -25,11 +25,15 @@ def doctor(
     settings: SetOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the findings to this file.")] = None,
 ) -> None:
-    """Look at Python, packages, weights, ports, sprites and memory; say what is missing and how to get it.
+    """Look at Python, packages, weights, ports, Redis, sprites and memory; say what is missing and how to get it.
 
     Exit code 1 when something that the stack needs is missing. "optional" only matters for some commands.
 
+    Redis is the one that the profile or SUPERLINK_REDIS_URL names; where neither does, one comes along with the stack.
+
     Example: superlink doctor --profile tiny
+
+    Example: superlink doctor --set gateway.redis_url=redis://127.0.0.1:6379/0
     """
     chosen = read_profile(profile, settings)
     findings = examine(chosen, _running_stack(chosen))

@@ -14,8 +14,10 @@ from superlink.cli.demo import demo
 from superlink.cli.doctor import doctor
 from superlink.cli.find import detect, pose, segment
 from superlink.cli.generate import edit, generate
+from superlink.cli.logs import logs
 from superlink.cli.rooms import add_room_commands, missing_extra_message, room_commands
-from superlink.cli.up import status, up
+from superlink.cli.status import status
+from superlink.cli.up import up
 from superlink.configuration import ConfigurationError
 from superlink.errors import SuperlinkError
 from superlink.stack import StackError
@@ -23,6 +25,7 @@ from superlink.stack import StackError
 OWN_COMMANDS: dict[str, Callable[..., None]] = {
     "up": up,
     "status": status,
+    "logs": logs,
     "ask": ask,
     "detect": detect,
     "segment": segment,

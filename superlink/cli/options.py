@@ -13,6 +13,7 @@ from superlink.cli.console import fail
 from superlink.configuration import ConfigurationError
 from superlink.connection_settings import API_KEY_VARIABLE, URL_VARIABLE
 from superlink.profile import Profile, find_profile, load_profile
+from superlink.stack.state_folder import StateFolder, default_state_folder
 
 # Headings under which --help lists options.
 ASKED_PANEL = "What is asked"
@@ -123,6 +124,16 @@ JsonOption = Annotated[
 TimingsOption = Annotated[
     bool, typer.Option("--timings", help="Also print where the time went.", rich_help_panel=RESULT_PANEL)
 ]
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="FOLDER",
+        help="Where the stack on this machine keeps its Redis, logs and report.",
+        show_default="runs/stack/PROFILE",
+        rich_help_panel=GATEWAY_PANEL,
+    ),
+]
 DEFAULT_PROFILE = os.environ.get("SUPERLINK_PROFILE", "tiny")
 
 
@@ -146,6 +157,11 @@ def parse_marks(points: list[str] | None, boxes: list[str] | None) -> list[dict[
     """``--point`` and ``--box`` as regions of the API. Ends the command where one is not made of numbers."""
     marked: list[dict[str, Any]] = [{"points": [_numbers("--point", text, 2)]} for text in points or ()]
     return marked + [{"box": _numbers("--box", text, 4)} for text in boxes or ()]
+
+
+def state_of(profile: Profile, folder: Path | None) -> StateFolder:
+    """The state folder to use: ``--state``, else the profile's."""
+    return default_state_folder(profile) if folder is None else StateFolder(folder)
 
 
 def gateway_url(profile: Profile, url: str | None) -> str:

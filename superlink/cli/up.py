@@ -1,27 +1,28 @@
-"""``superlink up`` and ``superlink status``: the stack on this machine."""
+"""``superlink up``: the stack on this machine, until it is told to stop or for one call of another command."""
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 from rich.markup import escape
 from rich.status import Status
-from rich.table import Table
 
-from superlink.cli.console import fail, notes, output
-from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, UrlOption, gateway_url, read_profile
+from superlink.cli.console import notes, output
+from superlink.cli.logs import POLL_INTERVAL_S, show_new
+from superlink.cli.options import DEFAULT_PROFILE, ProfileOption, SetOption, StateOption, read_profile
+from superlink.log_files import LogFollower
 from superlink.profile import Profile, is_loopback
 from superlink.stack import LocalStack, StackEvent
+from superlink.stack.state_folder import default_state_folder
 
-TROUBLE = ("died", "restarting")
-STYLE_OF = {"died": "bold red", "ready": "bold green", "restarting": "yellow"}
+TROUBLE = ("died", "draining", "restarting")
+STYLE_OF = {"died": "bold red", "draining": "yellow", "ready": "bold green", "restarting": "yellow"}
 
 
 def up(
@@ -30,26 +31,23 @@ def up(
     free_ports: Annotated[
         bool, typer.Option("--free-ports", help="Take any free ports instead of the profile's.")
     ] = False,
-    log_folder: Annotated[
-        Path | None, typer.Option("--logs", help="Where each process writes its log.", show_default="runs/logs")
-    ] = None,
+    state: StateOption = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Also show what the processes log.")] = False,
 ) -> None:
     """Start every process of a profile and leave them running until Ctrl-C.
 
-    A process that dies is reported and started again. Ctrl-C or SIGTERM lets requests in flight finish, then stops all.
+    Where nothing names a Redis, one is started with them and keeps what it holds for the next time. A process that dies
+    is reported and started again. Ctrl-C or SIGTERM lets requests in flight finish, then stops all.
 
     Example: superlink up --set gateway.port=9000
     """
-    stack = LocalStack(
-        read_profile(profile, settings),
-        ports="free" if free_ports else "profile",
-        log_folder=log_folder,
-    )
+    stack = LocalStack(read_profile(profile, settings), ports="free" if free_ports else "profile", state_folder=state)
     _stop_on_signal(stack)
     with notes.status("Starting") as spinner:
         stack.on_event = lambda event: report(event, spinner)
         stack.start()
     stack.on_event = report
+    follower = LogFollower([stack.log_file(name) for name in stack.process_names] if follow else ())
     try:
         output.print(f"Superlink runs at [bold]{stack.url}[/]. Stop it with Ctrl-C.")
         output.print(f"In a browser: {stack.url}/playground", highlight=False)
@@ -57,30 +55,12 @@ def up(
             reach = "this machine" if is_loopback(stack.profile.gateway.host) else "the network"
             notes.print(f"No API key is needed: whoever can reach it from {reach} is answered.")
         output.print(f'Try: superlink ask IMAGE "What is here? Show me." --url {stack.url}', highlight=False)
-        stack.wait()
+        output.print(f"In another terminal: superlink status{_state_option(stack)}", highlight=False)
+        while not stack.wait(POLL_INTERVAL_S):
+            show_new(follower)
         notes.print("Stopping; requests in flight may finish. Ctrl-C again: at once.")
     finally:
         stack.stop()
-
-
-def status(profile: ProfileOption = DEFAULT_PROFILE, settings: SetOption = None, url: UrlOption = None) -> None:
-    """Say whether a stack runs and which of its services are ready. Exit code 1 when it is not ready.
-
-    Example: superlink status --url http://127.0.0.1:9000
-    """
-    address = gateway_url(read_profile(profile, settings), url)
-    try:
-        response = httpx.get(f"{address}/readyz", timeout=5.0)
-    except httpx.HTTPError:
-        fail(f"No gateway answers at {address}. Start one with: superlink up")
-    ready = response.status_code == httpx.codes.OK
-    table = Table("service", "state", "reason", title=f"{address}: {'ready' if ready else 'not ready'}")
-    for service in response.json().get("services", []):
-        state = "[green]ready[/]" if service.get("ready") else "[red]not ready[/]"
-        table.add_row(service.get("name", "?"), state, escape(service.get("reason") or ""))
-    output.print(table)
-    if not ready:
-        raise typer.Exit(1)
 
 
 @contextmanager
@@ -91,7 +71,7 @@ def stack_for_one_call(profile: Profile) -> Iterator[str]:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     with notes.status("Starting") as spinner:
-        notes.print(f"Starting {', '.join(stack.process_names)}; logs in {stack.log_folder}", highlight=False)
+        notes.print(f"Starting {', '.join(stack.process_names)}; logs in {stack.state.logs}", highlight=False)
         stack.on_event = lambda event: report(event, spinner, only_trouble=True)
         stack.start()
     stack.on_event = lambda event: report(event, only_trouble=True)
@@ -112,6 +92,12 @@ def report(event: StackEvent, spinner: Status | None = None, only_trouble: bool 
         return
     style = STYLE_OF.get(event.kind, "dim")
     notes.print(f"[{style}]{event.process:<13}{event.kind:<11}[/] {escape(event.text)}", highlight=False)
+
+
+def _state_option(stack: LocalStack) -> str:
+    """How other commands find the stack, where it is not where they look by themselves."""
+    folder = stack.state.path
+    return "" if folder == default_state_folder(stack.profile).path else f" --state {shlex.quote(str(folder))}"
 
 
 def _stop_on_signal(stack: LocalStack) -> None:

@@ -228,7 +228,8 @@ class AskOutput(Output):
         """``answer`` of the SDK."""
         return cls(
             answer=answer.text,
-            finish_reason=answer.finish_reason,
+            # No calls are left to agents.
+            finish_reason="length" if answer.finish_reason == "length" else "stop",
             tool_calls=[ToolCallOutput.of(call) for call in answer.tool_calls],
             image=_size_of(answer),
             model=answer.model,

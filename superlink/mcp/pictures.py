@@ -1,37 +1,19 @@
-"""Images in and out: as agents give them, and what was found drawn over them."""
+"""Images as agents give them."""
 
 from __future__ import annotations
 
 import base64
-import io
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from superlink.data_urls import base64_of, decode_base64
-from superlink.detections import Box, Detection
-from superlink.drawing import annotate
 from superlink.errors import invalid_argument
-from superlink.image_header import DAMAGED
-from superlink.images import media_type, open_upright
+from superlink.images import media_type
 
-# Models see no more of a picture; larger ones only fill their context.
-LONGEST_OVERLAY_SIDE = 1568
 # By so many bytes image files are known.
 _HEAD = 12
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """An image with what was found drawn over it."""
-
-    # PNG file bytes in base64.
-    png: str
-    # Which number stands for which phrase, for phrases that no font here can write; else empty.
-    legend: str
 
 
 def inline_image(given: str) -> bytes:
@@ -84,34 +66,6 @@ def is_base64_image(given: str) -> bool:
         return _is_image(base64.b64decode(given[: _HEAD // 3 * 4], validate=True))
     except ValueError:
         return False
-
-
-def draw_over(content: bytes, detections: Sequence[Detection]) -> Overlay:
-    """The image file ``content`` with masks, boxes, skeletons and labels. Takes its time: not for the event loop.
-
-    Raises SuperlinkError ``image_corrupt``.
-    """
-    try:
-        picture = open_upright(content)
-    except DAMAGED as error:
-        raise invalid_argument("image_corrupt", "The image is damaged and cannot be drawn on.") from error
-    width, height = picture.size
-    # Before anything is drawn: a photograph of forty megapixels would take seconds, and several copies of it.
-    picture.thumbnail((LONGEST_OVERLAY_SIDE, LONGEST_OVERLAY_SIDE))
-    fitting = [_scaled(detection, picture.width / width, picture.height / height) for detection in detections]
-    annotation = annotate(picture, fitting)
-    buffer = io.BytesIO()
-    annotation.image.save(buffer, format="PNG")
-    legend = ", ".join(f"#{number} is {phrase}" for number, phrase in annotation.legend.items())
-    return Overlay(base64.b64encode(buffer.getvalue()).decode("ascii"), legend)
-
-
-def _scaled(detection: Detection, across: float, down: float) -> Detection:
-    """``detection`` on the same image in another size. Masks are fitted to the picture that they are drawn on."""
-    box = detection.box
-    keypoints = [point.model_copy(update={"x": point.x * across, "y": point.y * down}) for point in detection.keypoints]
-    corners = Box(x1=box.x1 * across, y1=box.y1 * down, x2=box.x2 * across, y2=box.y2 * down)
-    return detection.model_copy(update={"box": corners, "keypoints": tuple(keypoints)})
 
 
 def _is_image(head: bytes) -> bool:

@@ -31,6 +31,7 @@ from superlink.errors import SuperlinkError, invalid_fields
 from superlink.mcp.platform import Platform
 from superlink.mcp.tools import INSTRUCTIONS, TOOLS, ToolAnswer, ToolKind, use
 from superlink.results import Problem
+from superlink.telemetry import current_trace_id
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ def make_server(platform_of: Callable[[Context], Platform], images_as: str) -> S
     async def call_tool(context: Context, call: CallToolRequestParams) -> CallToolResult:
         kind = kinds.get(call.name)
         if kind is None:
-            raise MCPError(INVALID_PARAMS, f"There is no tool {call.name!r}. The tools are {', '.join(kinds)}.")
+            reason = f"There is no tool {call.name[:100]!r}. The tools are {', '.join(kinds)}."
+            error = SuperlinkError("unknown_tool", reason, status=grpc.StatusCode.UNIMPLEMENTED)
+            raise MCPError(INVALID_PARAMS, reason, data=_problem(error, platform_of(context)))
         platform = platform_of(context)
         try:
             return _succeeded(await _in_own_task(_use(kind, platform, context, call.arguments or {})))
@@ -127,18 +130,26 @@ def _succeeded(answer: ToolAnswer) -> CallToolResult:
 
 def _failed(error: SuperlinkError, kind: ToolKind, platform: Platform) -> CallToolResult:
     """What went wrong: for the model as a text with code and message, for programs as a problem document."""
-    problem = Problem(
-        code=error.code,
-        detail=error.message,
-        service=error.service or "gateway",
-        status=error.http_status,
-        request_id=error.request_id or platform.request_id,
-        retryable=error.retryable,
-        retry_after_ms=error.retry_after_ms or None,
-    )
     logger.info("tool call failed", extra={"tool": kind.name, "code": error.code})
     return CallToolResult(
         content=[TextContent(text=f"{error.code}: {error.message}")],
         is_error=True,
-        _meta={PROBLEM_KEY: problem.model_dump(exclude_none=True)},
+        _meta={PROBLEM_KEY: _problem(error, platform)},
     )
+
+
+def _problem(error: SuperlinkError, platform: Platform) -> dict[str, Any]:
+    """``error`` as a problem document."""
+    error.passed_on_by("gateway")
+    problem = Problem(
+        code=error.code,
+        detail=error.message,
+        service=error.service,
+        hop=error.hop or "client>gateway",
+        status=error.http_status,
+        request_id=error.request_id or platform.request_id,
+        trace_id=current_trace_id() or None,
+        retryable=error.retryable,
+        retry_after_ms=error.retry_after_ms or None,
+    )
+    return problem.model_dump(exclude_none=True)

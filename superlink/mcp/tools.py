@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import dataclass
 
 from superlink.mcp.arguments import (
@@ -16,8 +17,8 @@ from superlink.mcp.arguments import (
     SegmentArguments,
 )
 from superlink.mcp.outputs import AskOutput, DrawOutput, FindOutput, Output
-from superlink.mcp.pictures import draw_over
 from superlink.mcp.platform import OnProgress, Platform
+from superlink.overlays import draw_over
 from superlink.results import DrawingAnswer
 
 INSTRUCTIONS = (
@@ -131,8 +132,9 @@ async def _find(platform: Platform, arguments: FindArguments) -> ToolAnswer:
     if not arguments.overlay:
         return ToolAnswer(output, output.text())
     overlay = await asyncio.to_thread(draw_over, image, answer.detections)
-    legend = f"\nIn the picture {overlay.legend}." if overlay.legend else ""
-    return ToolAnswer(output, output.text() + legend, (overlay.png,))
+    named = ", ".join(f"#{number} is {phrase}" for number, phrase in overlay.legend.items())
+    legend = f"\nIn the picture {named}." if named else ""
+    return ToolAnswer(output, output.text() + legend, (base64.b64encode(overlay.content).decode("ascii"),))
 
 
 async def _ask(platform: Platform, arguments: AskArguments) -> ToolAnswer:

@@ -532,6 +532,7 @@ class Error(_message.Message):
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     GRPC_STATUS_FIELD_NUMBER: _builtins.int
+    HOP_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable, machine-readable, lower_snake_case: "image_too_large", "deadline_exceeded", "decoder_unavailable" ..."""
     message: _builtins.str
@@ -545,6 +546,10 @@ class Error(_message.Message):
     """The request id."""
     grpc_status: _builtins.int
     """The gRPC status code of the failure as a number: 3 is INVALID_ARGUMENT."""
+    hop: _builtins.str
+    """The call that failed, caller and callee: "orchestrator>detection". Empty while the failure is still at the process
+    that failed.
+    """
     def __init__(
         self,
         *,
@@ -555,10 +560,11 @@ class Error(_message.Message):
         retry_after_ms: _builtins.int = ...,
         request_id: _builtins.str = ...,
         grpc_status: _builtins.int = ...,
+        hop: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "grpc_status", b"grpc_status", "message", b"message", "request_id", b"request_id", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "grpc_status", b"grpc_status", "hop", b"hop", "message", b"message", "request_id", b"request_id", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

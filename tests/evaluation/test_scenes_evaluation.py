@@ -17,6 +17,7 @@ from services.evaluation.scenes_set import SceneSet
 from superlink.client import Client
 from superlink.client_errors import GatewayUnreachable
 from tests.evaluation.oracle_gateway import Oracle, serve
+from tests.superlink.conftest import Reply, scripted_gateway
 from tests.trainer.conftest import draw_sprites
 
 
@@ -119,6 +120,15 @@ def test_the_command_writes_figures_and_failures(oracle: Oracle, tmp_path: Path)
     assert {"ap", "ap50", "ap_teacher_forced"} <= set(written["detection"])
     assert {"presence", "counting", "by_language", "scenes", "seed", "seconds"} <= set(written)
     assert "prompt" in failures.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [["eval", "scenes", "--limit", "1"], ["bench", "latency", "--requests", "1"]])
+def test_a_gateway_that_wants_a_key_is_given_one(scene_set: SceneSet, command: list[str]) -> None:
+    with scripted_gateway() as gateway:
+        gateway.answer(Reply(401))
+        where = ["--scenes", str(scene_set.folder), "--url", gateway.url]
+        CliRunner().invoke(application(), [*command, *where, "--api-key", "sl-option"])
+    assert {received.headers.get("authorization") for received in gateway.received} == {"Bearer sl-option"}
 
 
 def test_a_folder_without_a_set_is_a_clear_error(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -13,7 +16,7 @@ from scripted_workers import ScriptedDeployment, scripted_deployment
 from gateway.application import create_application
 from gateway.image_urls import Resolver
 from gateway.server import bind
-from superlink.profile import GatewaySettings
+from superlink.profile import ArtifactSettings, GatewaySettings
 
 
 class QuietServer(uvicorn.Server):
@@ -37,13 +40,18 @@ async def live_gateway(
     drain_timeout_s: int = 2,
     without: Collection[str] = (),
     resolve: Resolver | None = None,
+    artifacts: Mapping[str, Any] = MappingProxyType({}),
     **other_settings: Any,
 ) -> AsyncIterator[LiveGateway]:
-    """``without``: decoders that the profile leaves out; ``resolve`` looks up the hosts of images; ``other_settings``
-    are the gateway's."""
+    """``without``: decoders that the profile leaves out; ``resolve`` looks up the hosts of images; ``artifacts`` are
+    settings of the store of files, and ``other_settings`` those of the gateway."""
     small: dict[str, Any] = {"request_timeout_s": 5, "max_prompt_characters": 500, "max_phrases": 10}
     settings = GatewaySettings(port=1, **(small | other_settings))
-    async with scripted_deployment(gateway_settings=settings, without=without) as workers:
+    async with AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(scripted_deployment(gateway_settings=settings, without=without))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        kept = ArtifactSettings.model_validate({"url": folder, **artifacts})
+        workers.profile = workers.profile.model_copy(update={"artifacts": kept})
         listener = bind(settings.model_copy(update={"port": 0}))
         configuration = uvicorn.Config(
             create_application(workers.profile, resolve),

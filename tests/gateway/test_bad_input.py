@@ -73,7 +73,8 @@ def expect_problem(response: httpx.Response, status: int, code: str) -> dict[str
     assert problem["request_id"] == response.headers["x-request-id"]
     assert problem["title"]
     assert problem["detail"]
-    assert problem["service"]
+    assert problem["message"] == problem["detail"]
+    assert problem["hop"].endswith(f">{problem['service']}")
     assert isinstance(problem["retryable"], bool)
     return problem
 
@@ -175,8 +176,10 @@ BAD_BODIES = [
     pytest.param(chat_body("Hi", temperature="hot"), "invalid_request", id="wrong type"),
     pytest.param(chat_body("Hi", temperature=-1), "invalid_request", id="out of range"),
     pytest.param(chat_body("Hi", superlink={"rounds": 1}), "invalid_request", id="unknown extension field"),
-    pytest.param({"messages": [{"role": "assistant", "content": "Hi"}]}, "invalid_request", id="not the user's turn"),
-    pytest.param({"messages": [{"role": "tool", "content": "Hi"}]}, "invalid_request", id="unknown role"),
+    pytest.param(
+        {"messages": [{"role": "assistant", "content": "Hi"}]}, "invalid_conversation", id="not the user's turn"
+    ),
+    pytest.param({"messages": [{"role": "tool", "content": "Hi"}]}, "invalid_conversation", id="unknown role"),
 ]
 
 
@@ -216,6 +219,8 @@ async def test_too_many_images_are_refused(gateway: LiveGateway, png: bytes) -> 
     response = await gateway.http.post("/v1/chat/completions", json=chat_body("Which?", *[png] * 5))
 
     expect_problem(response, 400, "too_many_images")
+    for path, count in (("/v1/chat/completions", 5), ("/v1/answer", 5), ("/v1/detect", 2), ("/v1/images/edits", 3)):
+        expect_problem(await gateway.http.post(path, files=[("image", png)] * count), 400, "too_many_images")
 
 
 async def test_an_upload_without_a_request_is_refused(gateway: LiveGateway, png: bytes) -> None:
@@ -227,10 +232,12 @@ async def test_an_upload_without_a_request_is_refused(gateway: LiveGateway, png:
 async def test_a_broken_multipart_body_is_refused(gateway: LiveGateway) -> None:
     headers = {"content-type": "multipart/form-data; boundary=xyz"}
 
-    response = await gateway.http.post("/v1/detect", content=b"--xyz\r\nnonsense", headers=headers)
-
-    assert response.status_code == 400
-    assert response.headers["content-type"] == "application/problem+json"
+    for body, code in (
+        (b"--xyz\r\nnonsense", "image_missing"),
+        (b"--xyz\r\nContent-Disposition\r\n\r\nx\r\n--xyz--\r\n", "invalid_multipart"),
+        (b'--xyz\r\nContent-Disposition: form-data; filename="a"\r\n\r\nx\r\n--xyz--\r\n', "invalid_multipart"),
+    ):
+        expect_problem(await gateway.http.post("/v1/detect", content=body, headers=headers), 400, code)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +263,35 @@ async def test_bad_detection_requests_say_what_is_wrong(
 
 async def test_unknown_paths_and_methods_are_problems(gateway: LiveGateway) -> None:
     expect_problem(await gateway.http.get("/v1/nothing"), 404, "unknown_path")
-    expect_problem(await gateway.http.get("/v1/detect"), 405, "method_not_allowed")
+    refused = await gateway.http.get("/v1/detect")
+    expect_problem(refused, 405, "method_not_allowed")
+    assert refused.headers["allow"] == "POST"
+    # All that the path answers, not only its first route.
+    assert (await gateway.http.put("/v1/files")).headers["allow"] == "GET, POST"
+    assert (await gateway.http.post("/v1/files/file-1")).headers["allow"] == "DELETE, GET"
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (chat_body("Hi", seed="5"), "seed"),
+        (chat_body("Hi", stream="true"), "stream"),
+        (chat_body("Hi", temperature="0"), "temperature"),
+        (chat_body("Hi", max_tokens=True), "max_tokens"),
+        (chat_body("Hi", seed=1.5), "seed"),
+        ({"messages": [{"role": "user", "content": 5}]}, "content"),
+    ],
+)
+async def test_json_is_taken_at_its_word(gateway: LiveGateway, body: dict[str, Any], word: str) -> None:
+    response = await gateway.http.post("/v1/chat/completions", json=body)
+    assert word in expect_problem(response, 400, "invalid_request")["detail"]
+
+
+async def test_a_whole_number_may_be_written_with_a_point(gateway: LiveGateway) -> None:
+    body = json.dumps(chat_body("Hi", seed=7)).replace(": 7", ": 7.0")
+    response = await gateway.http.post("/v1/chat/completions", content=body)
+    assert response.status_code == 200, response.text
+    assert gateway.workers.mllm.generate_requests[0].sampling.seed == 7
 
 
 async def test_a_full_queue_says_when_to_come_back(gateway: LiveGateway, png: bytes) -> None:
@@ -268,6 +303,7 @@ async def test_a_full_queue_says_when_to_come_back(gateway: LiveGateway, png: by
 
     problem = expect_problem(response, 429, "queue_full")
     assert (problem["service"], problem["retryable"], problem["retry_after_ms"]) == ("mllm", True, 1500)
+    assert problem["hop"] == "orchestrator>mllm"
     assert response.headers["retry-after"] == "2"
 
 
@@ -307,4 +343,4 @@ async def test_a_replayed_answer_with_wrong_spans_is_refused(gateway: LiveGatewa
 
     response = await gateway.http.post("/v1/chat/completions", content=json.dumps(body))
 
-    assert "span" in expect_problem(response, 400, "invalid_request")["detail"]
+    assert "span" in expect_problem(response, 400, "invalid_conversation")["detail"]

@@ -234,7 +234,7 @@ async def test_an_unknown_route_is_an_error_beside_the_text(gateway: LiveGateway
     response = await gateway.http.post("/v1/chat/completions", json=chat_body("Draw a dog", png))
 
     [call] = response.json()["choices"][0]["message"]["superlink"]["tool_calls"]
-    assert (call["status"], call["error"]["code"], call["tool"]) == ("failed", "unknown_route", "")
+    assert (call["status"], call["error"]["code"], call["tool"]) == ("failed", "unknown_tool", "")
 
 
 @pytest.mark.faults

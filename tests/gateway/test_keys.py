@@ -48,7 +48,7 @@ async def test_a_key_lets_in_and_its_absence_does_not(keyed: LiveGateway, redis_
 
 
 async def test_probes_metrics_and_the_description_need_no_key(keyed: LiveGateway) -> None:
-    for path in ("/livez", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"):
+    for path in ("/livez", "/healthz", "/readyz", "/startupz", "/metrics", "/openapi.json", "/docs"):
         assert (await keyed.http.get(path)).status_code == 200, path
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/detect"), ("POST", "/mcp"), ("GET", "/made/up")):
         expect_problem(await keyed.http.request(method, path), 401, "missing_api_key")

@@ -372,8 +372,35 @@ async def test_a_path_is_of_no_use_to_a_gateway(agent: Client) -> None:
 
 
 async def test_a_tool_that_does_not_exist_is_an_error_of_the_protocol(either_agent: Client) -> None:
-    with pytest.raises(MCPError, match="There is no tool 'classify'"):
+    with pytest.raises(MCPError, match="There is no tool 'classify'") as refused:
         await either_agent.call_tool("classify", {})
+    assert (refused.value.data["code"], refused.value.data["service"]) == ("unknown_tool", "gateway")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"content-type": "text/plain"}, b"{", 400),
+        ({"content-type": "application/json"}, b"{", 400),
+        ({"content-type": "application/json"}, b"{}", 400),
+        ({"content-type": "application/json"}, b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}', 400),
+        ({"content-type": "application/json", "mcp-session-id": "gone"}, b'{"jsonrpc": "2.0", "method": "x"}', 404),
+    ],
+)
+async def test_what_breaks_the_protocol_is_an_error_of_it_with_a_problem(
+    gateway: LiveGateway, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    response = await gateway.http.post("/mcp", content=body, headers=headers)
+
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert isinstance(error["code"], int)
+    assert error["message"]
+    found = error["data"]
+    assert (found["code"], found["status"], found["hop"]) == ("protocol_error", status, "client>gateway")
+    assert found["request_id"] == response.headers["x-request-id"]
+    assert not found["retryable"]
 
 
 @pytest.mark.faults

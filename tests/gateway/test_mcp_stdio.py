@@ -13,7 +13,9 @@ from typing import Any
 import grpc
 import pytest
 from agents import held, pictures, problem, words
+from api_key_maker import new_key
 from live_gateway import LiveGateway, live_gateway
+from live_redis import LiveRedis
 from mcp import Client, StdioServerParameters
 from request_bodies import data_url, encode_picture
 from scripted_workers import ScriptedDecoder, detection, detections, finish, group, made_images, progress, text
@@ -181,6 +183,20 @@ async def test_nothing_but_images_is_read_from_this_machine(
     assert await code_of("~nobody-of-this-name/none.png") == "image_missing"
     assert await code_of("https://example.org/dog.png") == "remote_image_refused"
     assert not gateway.workers.detection.requests
+
+
+async def test_a_gateway_that_wants_a_key_is_given_one(
+    keyed: LiveGateway, redis_server: LiveRedis, png_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = await new_key(redis_server.url)
+    asked = {"image": str(png_file), "categories": ["dog"]}
+    async with agent_of(keyed.url) as stranger:
+        assert problem(await stranger.call_tool("detect", asked))["code"] == "missing_api_key"
+    async with agent_of(keyed.url, "--api-key", key) as agent:
+        assert not (await agent.call_tool("detect", asked)).is_error
+    monkeypatch.setenv("SUPERLINK_API_KEY", key)
+    async with agent_of(keyed.url) as agent:
+        assert not (await agent.call_tool("detect", asked)).is_error
 
 
 async def test_tools_that_the_gateway_lacks_are_not_listed() -> None:

@@ -160,4 +160,4 @@ async def test_boxes_that_no_tool_sends_are_refused(gateway: LiveGateway) -> Non
 
     response = await gateway.http.post("/v1/chat/completions", json=body)
 
-    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_conversation")

@@ -36,6 +36,7 @@ async def test_every_call_is_understood(gateway: LiveGateway, png: bytes) -> Non
             await client.segment(png, regions=[{"points": [[3, 4]]}]),
             await client.pose(png, ["person"], keypoints=["nose"]),
         ]
+        plain = await client.answer([png], "Where is the dog?", max_rounds=1, score_threshold=0.3)
         drawn = await client.generate("a cat", seed=3, on_progress=lambda done, total: steps.append((done, total)))
         edited = await client.edit(png, "blue", mask=png_with_hole(), image_guidance=1.5)
         assert (await client.ready()).ready
@@ -43,7 +44,8 @@ async def test_every_call_is_understood(gateway: LiveGateway, png: bytes) -> Non
     assert isinstance(streamed[-1], Finished)
     assert answer.text == streamed[-1].answer.text == "Here is the dog."
     assert [each.names for each in found] == [("dog", "cat"), ("the dog",), ("region 1",), ("person",)]
-    for result in (answer, streamed[-1].answer, *found):
+    assert (plain.text, plain.presence[0].tool, plain.failures) == ("Here is the dog.", "detection", ())
+    for result in (answer, streamed[-1].answer, plain, *found):
         assert len(result.detections) == len(result.names)
         assert result.draw().size == (800, 400)
         assert len(result.to_coco()["annotations"]) == len(result.names)

@@ -268,13 +268,13 @@ FOUND = '{"categories": [], "detections": []}'
 @pytest.mark.parametrize(
     ("messages", "code", "told"),
     [
-        ([{"role": "tool", "tool_call_id": "call_0", "content": FOUND}], "invalid_request", "must follow"),
+        ([{"role": "tool", "tool_call_id": "call_0", "content": FOUND}], "invalid_conversation", "must follow"),
         (
             [
                 {"role": "assistant", "content": "", "tool_calls": [CALL]},
                 {"role": "tool", "tool_call_id": "call_7", "content": FOUND},
             ],
-            "invalid_request",
+            "invalid_conversation",
             "call_7",
         ),
         (
@@ -282,7 +282,7 @@ FOUND = '{"categories": [], "detections": []}'
                 {"role": "assistant", "content": "", "tool_calls": [CALL, {**CALL, "id": "call_1"}]},
                 {"role": "tool", "tool_call_id": "call_0", "content": FOUND},
             ],
-            "invalid_request",
+            "invalid_conversation",
             "call_1",
         ),
         *(
@@ -305,10 +305,10 @@ FOUND = '{"categories": [], "detections": []}'
                 },
                 {"role": "tool", "tool_call_id": "call_0", "content": FOUND},
             ],
-            "invalid_request",
+            "invalid_conversation",
             "arguments",
         ),
-        ([{"role": "assistant", "content": "Hi"}], "invalid_request", "last message"),
+        ([{"role": "assistant", "content": "Hi"}], "invalid_conversation", "last message"),
     ],
 )
 async def test_results_that_answer_no_call_are_refused(
@@ -354,4 +354,4 @@ async def test_uploads_belong_to_a_users_message(gateway: LiveGateway, png: byte
         "/v1/chat/completions", data={"request": json.dumps(document)}, files={"image": ("a.png", png)}
     )
 
-    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_conversation")

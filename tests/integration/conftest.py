@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from superlink import Client
-from superlink.profile import Profile, find_profile, load_profile
+from superlink.profile import Profile, TelemetrySettings, find_profile, load_profile
 from superlink.stack import LocalStack
+from tests.integration.trace_collector import TraceCollector, running_collector
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SAMPLES = REPOSITORY / "assets" / "samples"
@@ -20,16 +21,35 @@ STARTUP_TIMEOUT_S = 240.0
 
 @pytest.fixture(scope="session")
 def profile() -> Profile:
-    return load_profile(find_profile("tiny"))
+    """Profile tiny with one thread a worker.
+
+    Threads of one operation wait for each other: on two processors that have other work, too, an edit takes 3 s with
+    one and more than a minute with two.
+    """
+    profile = load_profile(find_profile("tiny"))
+    workers = ("mllm", *(f"decoders.{name}" for name in profile.decoders))
+    return load_profile(find_profile("tiny"), {f"{worker}.threads": 1 for worker in workers})
 
 
 @pytest.fixture(scope="session")
-def start_stack(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], LocalStack]:
-    """Makes a stack on free ports with a log folder of its own; enter it to start it."""
+def collector() -> Iterator[TraceCollector]:
+    """Takes the traces of every stack that ``start_stack`` makes."""
+    with running_collector() as running, pytest.MonkeyPatch.context() as patch:
+        # Spans come soon after they ended, not within five seconds.
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def start_stack(
+    profile: Profile, collector: TraceCollector, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], LocalStack]:
+    """Makes a stack on free ports with a state folder of its own; enter it to start it."""
+    traced = profile.model_copy(update={"telemetry": TelemetrySettings(otlp_endpoint=collector.endpoint)})
 
     def make() -> LocalStack:
-        folder = tmp_path_factory.mktemp("logs")
-        return LocalStack(profile, ports="free", log_folder=folder, startup_timeout_s=STARTUP_TIMEOUT_S)
+        folder = tmp_path_factory.mktemp("stack")
+        return LocalStack(traced, ports="free", state_folder=folder, startup_timeout_s=STARTUP_TIMEOUT_S)
 
     return make
 

@@ -19,7 +19,7 @@ from superlink.client_errors import RequestFailed
 from superlink.ports import free_port_overrides
 from superlink.profile import Profile, find_profile, load_profile
 from superlink.results import Finished, TextDelta, ToolCallChanged
-from superlink.stack import LocalStack, StackError, StackEvent, plan_processes
+from superlink.stack import LocalStack, StackError, StackEvent
 
 pytestmark = pytest.mark.faults
 BACK_WITHIN_S = 120.0
@@ -109,13 +109,13 @@ def test_any_process_may_die_and_the_stack_heals(mortal: LocalStack, grey: bytes
 
 def test_no_process_is_left_when_the_one_that_started_them_is_killed(tmp_path: Path, profile: Profile) -> None:
     settings = [f"--set={key}={value}" for key, value in free_port_overrides(profile).items()]
-    command = [sys.executable, "-m", "superlink", "up", *settings, "--logs", str(tmp_path)]
+    command = [sys.executable, "-m", "superlink", "up", *settings, "--state", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as starter:
         assert starter.stdout is not None
         try:
             assert "Superlink runs at" in starter.stdout.readline()
             children = children_of(starter.pid)
-            assert len(children) == len(plan_processes(profile))
+            assert len(children) == len(LocalStack(profile).process_names)
         finally:
             starter.kill()
     wait_until(lambda: not any(is_running(pid) for pid in children), within_s=30)
@@ -123,7 +123,7 @@ def test_no_process_is_left_when_the_one_that_started_them_is_killed(tmp_path: P
 
 def test_up_stops_in_order_when_it_is_told_to(tmp_path: Path, profile: Profile) -> None:
     settings = [f"--set={key}={value}" for key, value in free_port_overrides(profile).items()]
-    command = [sys.executable, "-m", "superlink", "up", *settings, "--logs", str(tmp_path)]
+    command = [sys.executable, "-m", "superlink", "up", *settings, "--state", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         assert "Superlink runs at" in starter.stdout.readline()
@@ -133,7 +133,7 @@ def test_up_stops_in_order_when_it_is_told_to(tmp_path: Path, profile: Profile) 
         assert starter.returncode == 0
     assert not any(is_running(pid) for pid in children)
     order = [line.split()[0] for line in notes.splitlines() if " stopped " in line]
-    assert order == [plan.name for plan in reversed(plan_processes(profile))]
+    assert order == list(reversed(LocalStack(profile).process_names))
 
 
 def children_of(pid: int) -> list[int]:
@@ -147,7 +147,7 @@ def test_a_port_in_use_is_named_before_anything_starts(profile: Profile, tmp_pat
         port = holder.getsockname()[1]
         file = find_profile("tiny")
         taken = load_profile(file, {**free_port_overrides(profile), "gateway.port": port})
-        stack = LocalStack(taken, log_folder=tmp_path)
+        stack = LocalStack(taken, state_folder=tmp_path)
         with pytest.raises(StackError, match=rf"Port {port} .* in use; gateway wants it .*--set gateway\.port="):
             stack.start()
     assert not any(stack.pid(name) for name in stack.process_names)
@@ -178,7 +178,7 @@ def test_missing_weights_are_named_with_a_remedy(profile: Profile, tmp_path: Pat
     key = "mllm.weights" if name == "mllm" else f"decoders.{name}.weights"
     file = write_profile(profile, tmp_path, {key: str(tmp_path / "nowhere")})
     with pytest.raises(StackError, match=rf"{name}: no .*nowhere.*superlink doctor"):
-        LocalStack(load_profile(file), ports="free", log_folder=tmp_path).start()
+        LocalStack(load_profile(file), ports="free", state_folder=tmp_path).start()
     result = run_process(f"services.{name}.service", file)
     assert result.returncode == 2
     assert "nowhere" in result.stderr
@@ -190,7 +190,7 @@ def test_a_process_that_dies_at_start_is_reported_with_the_end_of_its_log(profil
     broken.mkdir()
     (broken / "config.json").write_text("{}")
     file = write_profile(profile, tmp_path, {"decoders.detection.weights": str(broken)})
-    stack = LocalStack(load_profile(file), ports="free", log_folder=tmp_path / "logs")
+    stack = LocalStack(load_profile(file), ports="free", state_folder=tmp_path / "stack")
     with pytest.raises(StackError, match="detection ended with exit code 2"):
         stack.start()
     assert not any(stack.pid(name) for name in stack.process_names)

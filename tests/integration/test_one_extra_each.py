@@ -69,6 +69,8 @@ def test_each_process_starts_with_only_its_extra(name: str, profile: Profile, tm
     file = tmp_path / "profile.yaml"
     file.write_text(yaml.safe_dump(content))
     environment = make_lean_environment(name, tmp_path / "packages")
+    # With all that traces need; nobody takes them.
+    environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
     command = [sys.executable, "-S", "-m", MODULES[name], "--profile", str(file)]
     process = subprocess.Popen(
         command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

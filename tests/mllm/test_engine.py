@@ -66,7 +66,7 @@ def picture(key: str) -> ImageInput:
 
 
 @contextlib.asynccontextmanager
-async def running(model: Mllm, tokenizer: MllmTokenizer, **limits: int) -> AsyncIterator[Bench]:
+async def running(model: Mllm, tokenizer: MllmTokenizer, **limits: float) -> AsyncIterator[Bench]:
     bench = Bench(model, tokenizer, BatchLimits(**limits))
     bench.engine.start()
     yield bench
@@ -162,6 +162,24 @@ async def test_a_full_queue_says_when_to_come_back(bench: Bench) -> None:
     assert caught.value.retry_after_ms > 0
     for task in tasks:
         task.cancel()
+
+
+async def test_a_request_that_waited_too_long_is_refused_and_the_others_go_on(
+    model: Mllm, tokenizer: MllmTokenizer
+) -> None:
+    async with running(model, tokenizer, max_batch_size=1, max_queue_s=0.2) as bench:
+        writing = bench.answer(LONG)
+        await anext(writing)
+        with pytest.raises(SuperlinkError) as caught:
+            await bench.text(LONG)
+        assert (caught.value.code, caught.value.status) == ("queued_too_long", grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert caught.value.retryable
+        assert caught.value.retry_after_ms > 0
+        assert bench.outcomes("overdue") == 1
+        # It runs for longer than anybody may wait.
+        assert await anext(writing)
+        await writing.aclose()
+        assert await bench.text(Sampling(max_new_tokens=5))
 
 
 async def test_admission_is_bounded_before_images_are_decoded(bench: Bench) -> None:

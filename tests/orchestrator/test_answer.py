@@ -358,7 +358,7 @@ async def test_a_route_that_nobody_serves_is_a_failed_call(deployment: ScriptedD
     events = await ask(orchestrator)
 
     [failure] = of_kind(events, "tool_failure")
-    assert (failure.id, failure.error.code) == ("call_0", "unknown_route")
+    assert (failure.id, failure.error.code) == ("call_0", "unknown_tool")
     assert "[TABLE]" in failure.error.message
     assert [result.id for result in of_kind(events, "tool_result")] == ["call_1"]
 

@@ -235,7 +235,7 @@ async def test_a_deployment_without_the_tool_says_so() -> None:
 
     assert (error.code, error.status) == ("unknown_tool", grpc.StatusCode.UNIMPLEMENTED)
     assert "diffusion" in error.message
-    assert of_kind(events, "tool_failure")[0].error.code == "unknown_route"
+    assert of_kind(events, "tool_failure")[0].error.code == "unknown_tool"
 
 
 @pytest.mark.faults

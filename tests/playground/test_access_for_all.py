@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from gateway_thread import GatewayThread
 from playground_page import PlaygroundPage
-from scripted_workers import finish, group, text, usage
+from request_bodies import encode_picture
+from scripted_workers import detection, detections, finish, group, made_images, progress, text, usage
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -77,6 +78,39 @@ def test_the_focus_goes_from_the_picture_to_the_request(page: PlaygroundPage, pn
     assert order[:7] == expected
 
 
+def test_headings_go_down_step_by_step(page: PlaygroundPage) -> None:
+    for mode in MODES:
+        page.choose_tab(mode)
+        levels = page.script("return [...document.querySelectorAll('h1, h2, h3')].map(({ tagName }) => +tagName[1])")
+        assert levels[0] == 1
+        assert all(below - above <= 1 for above, below in zip(levels, levels[1:], strict=False)), (mode, levels)
+
+
+def test_the_keyboard_keeps_its_place_while_a_request_comes_and_goes(
+    gateway: GatewayThread, page: PlaygroundPage, png: bytes
+) -> None:
+    gateway.workers.detection.script = lambda request: [asyncio.Event()]
+    page.choose_tab("detect")
+    page.drop_picture(png)
+    page.write("#detect-names", "dog")
+    # To the options, and on to the button.
+    page.tab_key(3)
+    assert page.focused().text == "Detect"
+
+    page.keys(Keys.ENTER)
+    page.wait(lambda: page.focused().text == "Cancel")
+    page.keys(Keys.ENTER)
+    page.wait_for_end("cancelled")
+    assert page.focused().text == "Detect"
+
+    page.tab_key()
+    assert page.focused().text == "Try again"
+    page.keys(Keys.ENTER)
+    page.wait(lambda: page.focused().text == "Cancel")
+    page.keys(Keys.ENTER)
+    page.wait_for_end("cancelled")
+
+
 def test_an_answer_is_said_sentence_by_sentence(gateway: GatewayThread, page: PlaygroundPage, png: bytes) -> None:
     more = asyncio.Event()
     gateway.workers.mllm.rounds = [
@@ -104,6 +138,28 @@ def test_an_answer_is_said_sentence_by_sentence(gateway: GatewayThread, page: Pl
     gateway.release(more)
     page.wait_for_end()
     page.wait(lambda: said()[-2:] == ["It is brown.", "Done. dog: 1 box."])
+
+
+def test_a_drawing_says_a_few_of_its_steps(gateway: GatewayThread, page: PlaygroundPage) -> None:
+    gateway.workers.diffusion.script = lambda request: [
+        *(progress(done, 20) for done in range(1, 21)),
+        made_images(encode_picture()),
+    ]
+    page.script(
+        """
+        window.said = [];
+        const note = ({ addedNodes }) => said.push(...[...addedNodes].map((line) => line.textContent));
+        const observer = new MutationObserver((changes) => changes.forEach(note));
+        observer.observe(document.querySelector("#announcements"), { childList: true });
+        """
+    )
+    page.choose_tab("generate")
+    page.write("#generate-prompt", "a cat")
+    page.press("Generate")
+    page.wait_for_end()
+
+    said = page.wait(lambda: page.script("return said.at(-1).startsWith('Done') && said"))
+    assert said == ["Sent.", "Step 5 of 20.", "Step 10 of 20.", "Step 15 of 20.", "Done. a cat: 1 image."]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +210,13 @@ def test_nothing_is_wider_than_the_screen(gateway: GatewayThread, page: Playgrou
         page.drop_picture(png)
         page.ask("Where is the dog?")
         page.wait_for_end()
+        # Long words at the edge of the picture.
+        gateway.workers.detection.script = lambda request: [detections([detection(0, 0.9, (170, 40, 200, 60))])]
+        page.choose_tab("detect")
+        page.write("#detect-names", "the small brown dog beside the tree")
+        page.press("Detect")
+        page.wait_for_end()
+        assert page.texts("#labels .label") == ["the small brown dog beside the tree0.90"]
         for mode in MODES:
             page.choose_tab(mode)
             assert page.script("return document.documentElement.scrollWidth") <= width, mode

@@ -175,6 +175,8 @@ def test_edit_sends_what_was_painted_as_a_mask(gateway: GatewayThread, page: Pla
     assert np.allclose((left, top, right, bottom), (50, 20, 100, 80), atol=2)
     # The picture before and the one after are both at hand.
     assert page.labels("#filmstrip button") == ["Source", "Result 1, seed 0"]
+    # Only what is on show can be removed.
+    assert page.all("#remove-picture") == []
     page.press("Go on with this image")
     page.wait(lambda: "superlink-0.png" in (page.one("#picture").get_attribute("alt") or ""))
 

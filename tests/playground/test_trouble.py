@@ -9,6 +9,7 @@ from api_key_maker import REQUIRED, new_key
 from gateway_thread import GatewayThread
 from live_redis import live_redis
 from playground_page import PATIENCE_S, PlaygroundPage
+from relay import relay
 from request_bodies import encode_picture
 from scripted_workers import detections, finish, group, made_images, progress, text, usage
 
@@ -108,18 +109,23 @@ def test_cancel_stops_the_work(gateway: GatewayThread, page: PlaygroundPage, png
     assert len(gateway.workers.mllm.generate_requests[-1].messages) == 1
 
 
-def test_cancel_stops_a_tool_that_draws(gateway: GatewayThread, page: PlaygroundPage) -> None:
+def test_cancel_stops_a_tool_that_draws(gateway: GatewayThread, page: PlaygroundPage, png: bytes) -> None:
     never = asyncio.Event()
     gateway.workers.diffusion.script = lambda request: [progress(3, 20), never, made_images(encode_picture())]
+    page.drop_picture(png)
     page.choose_tab("generate")
     page.write("#generate-prompt", "a cat")
     page.press("Generate")
     page.wait(lambda: page.text("#panel-generate .state").startswith("Step 3 of 20"))
+    # What is drawn is another picture than the one that was dropped.
+    assert page.all("#picture, #remove-picture") == []
 
     page.press("Cancel")
 
     page.wait_for_end("cancelled")
     gateway.wait_for(gateway.workers.diffusion.cancelled, PATIENCE_S)
+    assert "scene.png" in (page.one("#picture").get_attribute("alt") or "")
+    assert page.texts("#remove-picture") == ["Remove"]
 
 
 def test_a_slow_answer_shows_what_there_is(gateway: GatewayThread, page: PlaygroundPage, png: bytes) -> None:
@@ -176,6 +182,29 @@ def test_a_gateway_that_is_gone_is_told_as_such(open_page: Callable[[str], Playg
 
     assert "connection_lost" in page.text(".problem")
     assert "Check that the gateway runs" in page.text(".problem")
+
+
+def test_a_connection_that_breaks_off_keeps_what_had_come(
+    gateway: GatewayThread, open_page: Callable[[str], PlaygroundPage]
+) -> None:
+    never = asyncio.Event()
+    gateway.workers.mllm.rounds = [[text("Here is the"), never, finish()]]
+    with relay(gateway.url) as between:
+        page = open_page(between.url)
+        page.ask("What is here?")
+        page.wait(lambda: page.texts(".answer") == ["Here is the"])
+
+        between.break_all()
+        page.wait_for_end("failed")
+        assert "connection_lost" in page.text(".problem")
+        assert "broke off in the middle" in page.text(".problem")
+        assert page.text(".answer") == "Here is the"
+        gateway.wait_for(gateway.workers.mllm.cancelled, PATIENCE_S)
+
+        gateway.workers.mllm.rounds = [[text("A dog."), finish()]]
+        page.press("Try again")
+        page.wait_for_end()
+        assert page.texts(".answer") == ["A dog."]
 
 
 def test_a_key_is_asked_for_and_kept_in_this_tab_alone(

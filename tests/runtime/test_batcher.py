@@ -9,10 +9,15 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import use_span
 
 from services.runtime.batcher import Batcher, BatchQueue, FlushReason, QueueFullError, Ticket
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
+from superlink import telemetry
 from superlink.errors import SuperlinkError
 from superlink.profile import BatchLimits
 
@@ -180,6 +185,53 @@ async def test_lone_request_waits_no_longer_than_the_window(make_batcher: MakeBa
     assert 0.019 <= completed.queue_s < 0.2
 
 
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The spans of this test, which begin at once."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry, "tracer", provider.get_tracer("test"))
+    return exporter
+
+
+async def test_the_trace_of_a_request_shows_who_was_in_its_batch(
+    make_batcher: MakeBatcher, spans: InMemorySpanExporter
+) -> None:
+    batcher, _ = make_batcher(Model(delay_s=0.02))
+
+    async def traced(number: int) -> int:
+        with use_span(telemetry.tracer.start_span(f"request {number}"), end_on_exit=True) as span:
+            await batcher.submit(number)
+        return span.get_span_context().span_id
+
+    first, second = await asyncio.gather(traced(1), traced(2))
+    finished = spans.get_finished_spans()
+    for own, other in ((first, second), (second, first)):
+        phases = {span.name: span for span in finished if span.parent is not None and span.parent.span_id == own}
+        assert phases.keys() == {"queue", "compute"}
+        assert [link.context.span_id for link in phases["compute"].links] == [other]
+        assert dict(phases["compute"].attributes or {}) == {"superlink.batch_size": 2}
+        queued, computed = phases["queue"], phases["compute"]
+        assert abs((computed.start_time or 0) - (queued.end_time or 0)) < 50e6
+        assert (computed.end_time or 0) - (computed.start_time or 0) >= 0.02e9
+
+
+async def test_the_trace_of_a_request_that_was_given_up_shows_how_long_it_waited(
+    make_batcher: MakeBatcher, spans: InMemorySpanExporter
+) -> None:
+    batcher, _ = make_batcher(Model(delay_s=0.1), max_wait_ms=0.0)
+    running = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0.03)
+    with (
+        use_span(telemetry.tracer.start_span("given up"), end_on_exit=True, record_exception=False),
+        pytest.raises(TimeoutError),
+    ):
+        async with asyncio.timeout(0.03):
+            await batcher.submit(2)
+    await running
+    assert [span.name for span in spans.get_finished_spans()] == ["queue", "given up"]
+
+
 async def test_cancelled_request_never_reaches_the_model(make_batcher: MakeBatcher) -> None:
     model = Model(delay_s=0.1)
     batcher, metrics = make_batcher(model, max_wait_ms=0.0)
@@ -236,6 +288,26 @@ async def test_full_queue_refuses_with_a_delay_from_measured_batches(make_batche
     assert 290 <= caught.value.retry_after_ms <= 600
     assert metrics.value("superlink_worker_requests_total", outcome="rejected") == 1
     assert [(await task).response for task in tasks] == [0, 2, 4]
+
+
+async def test_request_that_waited_too_long_is_refused_while_a_batch_computes(make_batcher: MakeBatcher) -> None:
+    model = Model(delay_s=1.0)
+    batcher, metrics = make_batcher(model, max_queue_s=0.1, max_batch_size=1, max_wait_ms=0.0)
+    running = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0.02)
+    with pytest.raises(SuperlinkError) as caught:
+        await batcher.submit(2)
+    # At its age, not when the model is free again.
+    assert not running.done()
+    assert (caught.value.code, caught.value.status) == ("queued_too_long", grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert caught.value.retryable
+    assert caught.value.retry_after_ms > 0
+    assert (await running).response == 2
+    # What computes for longer than anybody may wait is answered all the same.
+    assert (await batcher.submit(3)).response == 6
+    assert model.batches == [[1], [3]]
+    assert metrics.value("superlink_worker_requests_total", outcome="overdue") == 1
+    assert metrics.value("superlink_worker_queue_size") == 0
 
 
 async def test_admission_is_bounded_before_anything_is_submitted(make_batcher: MakeBatcher) -> None:

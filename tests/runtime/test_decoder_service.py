@@ -200,6 +200,18 @@ async def test_full_worker_refuses_with_a_retry_delay(start_service) -> None:
     assert scores(await answer(running.stub, decode_request()))
 
 
+async def test_request_that_waited_too_long_is_told_to_come_back(start_service) -> None:
+    running = await start_service(delay_s=1.0, batch=BatchLimits(max_batch_size=1, max_wait_ms=0, max_queue_s=0.2))
+    busy = asyncio.create_task(answer(running.stub, decode_request(png((0, 0, 2)))))
+    await asyncio.sleep(0.1)
+    error = await refusal(running.stub, decode_request(png((0, 0, 3))))
+    assert (error.code, error.http_status, error.service) == ("queued_too_long", 429, "small")
+    assert error.retryable
+    assert error.retry_after_ms > 0
+    assert not busy.done()
+    assert scores(await busy)
+
+
 async def test_cancelled_and_late_requests_never_reach_the_model(start_service) -> None:
     running = await start_service(delay_s=0.2, batch=BatchLimits(max_batch_size=1, max_wait_ms=0))
     await answer(running.stub, decode_request(png((0, 0, 1))))

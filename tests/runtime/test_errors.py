@@ -27,6 +27,7 @@ errors = st.builds(
     retryable=st.booleans(),
     retry_after_ms=st.integers(0, 100_000),
     request_id=st.text("0123456789abcdef", max_size=32),
+    hop=st.sampled_from(["", "orchestrator>detection"]),
 )
 
 
@@ -122,10 +123,41 @@ async def test_long_errors_arrive_shortened(failing, method: str) -> None:
     assert error.message.endswith("语…")
 
 
-async def test_error_of_a_deeper_hop_keeps_its_service(failing) -> None:
+async def test_error_of_a_deeper_hop_keeps_its_service_and_its_hop(failing) -> None:
     servicer, stub = failing
     servicer.error = SuperlinkError("x_y", "z", status=grpc.StatusCode.ABORTED, service="mllm")
-    assert (await caught_from(stub, "Describe")).service == "mllm"
+    error = await caught_from(stub, "Describe")
+    # Whoever passes another one's failure on says in which of its calls it came.
+    assert (error.service, error.hop) == ("mllm", "detection>mllm")
+    servicer.error = SuperlinkError("x_y", "z", status=grpc.StatusCode.ABORTED, service="pose", hop="mllm>pose")
+    error = await caught_from(stub, "Describe")
+    assert (error.service, error.hop) == ("pose", "mllm>pose")
+
+
+async def test_an_error_of_a_service_itself_has_no_hop_until_it_is_passed_on(failing) -> None:
+    servicer, stub = failing
+    servicer.error = SuperlinkError("x_y", "z", status=grpc.StatusCode.ABORTED)
+    error = await caught_from(stub, "Describe")
+    assert (error.service, error.hop) == ("detection", "")
+    assert error.passed_on_by("detection").hop == ""
+    assert error.passed_on_by("orchestrator").hop == "orchestrator>detection"
+    assert error.passed_on_by("gateway").hop == "orchestrator>detection"
+
+
+async def test_a_status_that_no_service_of_ours_gives_is_a_defect() -> None:
+    class Bare(decoder_pb2_grpc.DecoderServicer):
+        async def Describe(self, request, context):  # noqa: N802
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "odd")
+
+    server = grpc.aio.server()
+    decoder_pb2_grpc.add_DecoderServicer_to_server(Bare(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = decoder_pb2_grpc.DecoderStub(channel)
+        codes = [(await caught_from(stub, method)).code for method in ("Describe", "Decode")]
+    await server.stop(None)
+    assert codes == ["internal", "unimplemented"]
 
 
 @pytest.mark.parametrize("method", ["Describe", "Decode"])

@@ -18,7 +18,8 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from small_decoder import decode_request, png, run_small_worker, save_small_decoder
 
-from superlink.channels import open_channel
+from superlink.channels import channel_options, open_channel
+from superlink.errors import from_rpc_error
 from superlink.v1 import decoder_pb2_grpc
 
 pytestmark = pytest.mark.faults
@@ -100,6 +101,34 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path) -> None:
         assert '"all_requests_finished": true' in process.stderr.read()
     finally:
         process.kill()
+
+
+async def test_draining_worker_finishes_what_runs_and_new_requests_go_elsewhere(tmp_path: Path) -> None:
+    save_small_decoder(tmp_path / "weights", delay_s=1.5)
+    workers = [write_profile(tmp_path, name, metrics_port=0) for name in ("first", "second")]
+    processes = [start_worker(profile) for profile, _ in workers]
+    first, second = (str(settings["address"]) for _, settings in workers)
+    try:
+        async with ready_channel(first, processes[0]) as channel, ready_channel(second, processes[1]):
+            running = asyncio.create_task(answer(channel, 1))
+            await asyncio.sleep(0.3)
+            processes[0].send_signal(signal.SIGTERM)
+            # Longer than the moment in which clients that watch health turn elsewhere.
+            await asyncio.sleep(0.5)
+            # Who knows this worker only is refused, and may come back.
+            with pytest.raises(grpc.RpcError) as caught:
+                await answer(channel, 2)
+            error = from_rpc_error(caught.value, "small")
+            assert (error.code, error.http_status, error.retryable) == ("unavailable", 503, True)
+            # Who knows both is answered by the other.
+            both = grpc.aio.insecure_channel(f"ipv4:{first},{second}", options=channel_options())
+            async with both:
+                assert await answer(both, 3) == 2
+            assert await running == 2
+        assert await asyncio.to_thread(processes[0].wait, 10) == 0
+    finally:
+        for process in processes:
+            process.kill()
 
 
 async def test_second_signal_ends_at_once_and_says_so(tmp_path: Path) -> None:

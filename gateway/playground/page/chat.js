@@ -1,8 +1,12 @@
 // The tab "Chat": a conversation about images, whose answers stream in.
 
+import { element } from "./elements.js";
 import { regionOf } from "./marks.js";
 import { Panel } from "./panel.js";
 import { Run } from "./run.js";
+
+// Of the answers that a conversation holds; the first ones are forgotten.
+const MOST_EXCHANGES = 30;
 
 export class ChatPanel extends Panel {
   tools = ["point", "box", "scribble"];
@@ -59,6 +63,7 @@ export class ChatPanel extends Panel {
     const view = this.present(run, { showsPrompt: true, again: () => this.#askAgain(run) });
     this.#exchanges.push({ run, view });
     this.#transcript.append(view.root);
+    this.#forgetTheFirst();
     this.#fresh.hidden = false;
     view.root.scrollIntoView({ block: "nearest" });
     await this.follow(run, async () => this.#stream(run, await this.#messages(run)));
@@ -69,10 +74,17 @@ export class ChatPanel extends Panel {
   }
 
   #askAgain(run) {
-    const place = this.#exchanges.findIndex((exchange) => exchange.run === run);
-    this.#exchanges[place].view.root.remove();
-    this.#exchanges.splice(place, 1);
+    this.#exchanges = this.#exchanges.filter((exchange) => exchange.run !== run);
+    this.forget(run);
     return this.#ask(run.prompt, run.picture, run.marks);
+  }
+
+  #forgetTheFirst() {
+    if (this.#exchanges.length <= MOST_EXCHANGES) return;
+    this.forget(this.#exchanges.shift().run);
+    if (this.#transcript.firstElementChild.matches(".forgotten")) return;
+    const text = `A conversation holds ${MOST_EXCHANGES} questions; the first ones are forgotten.`;
+    this.#transcript.prepend(element("p", { class: "hint forgotten", role: "status" }, text));
   }
 
   async #stream(run, messages) {
@@ -95,11 +107,13 @@ export class ChatPanel extends Panel {
 
   /** The conversation so far, and `run`'s question. What failed or was cancelled is no part of it. */
   async #messages(run) {
+    const earlier = this.#exchanges.map((exchange) => exchange.run).filter((each) => each.status === "done");
+    const lastMade = earlier.flatMap((each) => each.made()).at(-1)?.picture ?? null;
     const messages = [];
     let shown = null;
-    for (const { run: earlier } of this.#exchanges.filter((exchange) => exchange.run.status === "done")) {
-      messages.push(await question(earlier, shown), reply(earlier));
-      shown = earlier.made().at(-1)?.picture ?? earlier.picture;
+    for (const each of earlier) {
+      messages.push(await question(each, shown), await reply(each, lastMade));
+      shown = each.made().at(-1)?.picture ?? each.picture;
     }
     messages.push(await question(run, shown));
     return messages;
@@ -110,7 +124,7 @@ export class ChatPanel extends Panel {
     this.#exchanges = [];
     this.#transcript.replaceChildren();
     this.#fresh.hidden = true;
-    this.forget();
+    this.forgetAll();
     this.page.stage.setFirstRegion(1);
     this.page.show(null);
   }
@@ -127,8 +141,19 @@ async function question(run, shown) {
   return { role: "user", content };
 }
 
-/** The answer as the API wants it back, so that the model sees its own phrases and results again. */
-function reply(run) {
-  const superlink = { tool_calls: [...run.calls.values()], observations: run.observations };
+/**
+ * The answer as the API wants it back, so that the model sees its own phrases and results again. Of the images that
+ * answers made only `lastMade` goes along: the gateway reads no other.
+ */
+async function reply(run, lastMade) {
+  const withLastMade = async (phrase) => {
+    const isLast = phrase.images?.some(({ picture }) => picture === lastMade);
+    return { ...phrase, images: isLast ? [await lastMade.asResult(phrase.images.at(-1).seed)] : [] };
+  };
+  const calls = [...run.calls.values()].map(async (call) => ({
+    ...call,
+    phrases: await Promise.all(call.phrases.map(withLastMade)),
+  }));
+  const superlink = { tool_calls: await Promise.all(calls), observations: run.observations };
   return { role: "assistant", content: run.text, superlink };
 }

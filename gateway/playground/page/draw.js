@@ -3,7 +3,7 @@
 import { element } from "./elements.js";
 import { maskOf } from "./marks.js";
 import { field, formActions, numberField, Panel } from "./panel.js";
-import { Run } from "./run.js";
+import { madeImage, Run } from "./run.js";
 
 const DRAW_MODES = {
   generate: {
@@ -86,6 +86,7 @@ export class DrawPanel extends Panel {
     const picture = this.needsPicture ? stage.input : null;
     const run = new Run({ mode: this.mode, prompt, picture });
     run.isStream = true;
+    this.forgetAll();
     const view = this.present(run, { showsPrompt: false, again: () => this.submit() });
     this.#outcome.replaceChildren(view.root);
     await this.follow(run, async () => this.#stream(run, await this.#body(run)));
@@ -121,7 +122,7 @@ export class DrawPanel extends Panel {
       if (document.type === "superlink.progress") {
         show("running", document);
       } else {
-        images.push(document);
+        images.push(madeImage(document));
         run.timings = document.timings;
         run.usage = document.usage;
         show("running");

@@ -73,6 +73,7 @@ export class FindPanel extends Panel {
     }
     const prompt = words || "what is marked";
     const run = new Run({ mode: this.mode, prompt, picture: stage.input });
+    this.forgetAll();
     const view = this.present(run, { showsPrompt: false, again: () => this.submit() });
     this.#outcome.replaceChildren(view.root);
     await this.follow(run, () => this.#ask(run, this.#body(run, words, marks)));

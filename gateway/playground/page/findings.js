@@ -9,12 +9,12 @@ export class Findings {
   #nodes = [];
   #drawn = "";
 
-  /** `root` is a list element. */
-  constructor(root, run, highlight) {
+  /** `root` is a list element; it is followed until `signal`. */
+  constructor(root, run, highlight, signal) {
     this.root = root;
     this.#run = run;
     this.#highlight = highlight;
-    highlight.addEventListener("change", () => this.#paint());
+    highlight.addEventListener("change", () => this.#paint(), { signal });
   }
 
   update() {

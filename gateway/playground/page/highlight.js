@@ -36,6 +36,12 @@ export class Highlight extends EventTarget {
     });
   }
 
+  /** Let go of everything that belongs to `run`, which is not shown any more. */
+  forget(run) {
+    if (this.#held?.run === run) this.#hold(null);
+    for (const [node, target] of this.#pointed) if (target.run === run) this.#pointed.delete(node);
+  }
+
   /** Let go of what is held. */
   release() {
     this.#pointed.clear();
@@ -58,6 +64,7 @@ export class Highlight extends EventTarget {
   }
 
   #point(node, target) {
+    for (const other of this.#pointed.keys()) if (!other.isConnected) this.#pointed.delete(other);
     this.#pointed.set(node, target);
     this.dispatchEvent(new Event("change"));
   }

@@ -113,7 +113,7 @@ export class Overlay {
 
   #label({ group, detection, item }, isShown) {
     const { width, height } = this.#run.picture;
-    const [x, y] = detection.bbox;
+    const [x, y, boxWidth] = detection.bbox;
     const label = element(
       "span",
       { class: `label hue-${group.hue}${isShown ? "" : " label-shy"}` },
@@ -122,7 +122,12 @@ export class Overlay {
     );
     label.dataset.group = group.key;
     label.dataset.item = item;
-    label.style.left = `${(Math.max(0, x) / width) * 100}%`;
+    // From the box's outer edge towards the middle of the picture, where there is room for long words.
+    const isRight = x + boxWidth / 2 > width / 2;
+    const edge = Math.max(0, isRight ? width - x - boxWidth : x) / width;
+    label.style[isRight ? "right" : "left"] = `${edge * 100}%`;
+    label.style.maxWidth = `${(1 - edge) * 100}%`;
+    label.classList.toggle("label-right", isRight);
     label.style.top = `${(Math.max(0, y) / height) * 100}%`;
     // Inside the box where there is no room above it.
     label.classList.toggle("label-inside", y / height < 0.07);

@@ -14,6 +14,7 @@ export class Panel {
   service = null;
   #run = null;
   #views = new Map();
+  #hasLostFocus = false;
   #send;
   #stop;
   #notice = element("p", { class: "notice", role: "status", hidden: true });
@@ -23,7 +24,7 @@ export class Panel {
   constructor(mode, root, page) {
     this.mode = mode;
     this.page = page;
-    root.append(this.#notice, element("section", { class: "examples" }, element("h3", {}, "Examples"), this.#examples));
+    root.append(this.#notice, element("section", { class: "examples" }, element("h2", { class: "minor" }, "Examples"), this.#examples));
   }
 
   /** The run on show when the tab is chosen, or null. */
@@ -79,6 +80,7 @@ export class Panel {
     this.#views.set(run, view);
     this.#run = run;
     this.page.show(run);
+    this.page.announcer.say("Sent.");
     return view;
   }
 
@@ -90,10 +92,17 @@ export class Panel {
     if (!this.#run?.isRunning) this.#setBusy(false);
   }
 
-  /** Forget all runs. */
-  forget() {
-    this.#run = null;
-    this.#views.clear();
+  /** Forget `run`: nothing of it stays on the page or in memory once the stage shows another. */
+  forget(run) {
+    const view = this.#views.get(run);
+    if (view.hasFocus) this.#hasLostFocus = true;
+    view.remove();
+    this.#views.delete(run);
+    if (this.#run === run) this.#run = null;
+  }
+
+  forgetAll() {
+    for (const run of this.#views.keys()) this.forget(run);
   }
 
   /** Say which run the stage shows. */
@@ -103,10 +112,12 @@ export class Panel {
   }
 
   #setBusy(isBusy) {
-    const hadFocus = document.activeElement === this.#stop;
+    // A button that goes away must not take the keyboard's place on the page with it.
+    const moves = isBusy ? this.#hasLostFocus || this.#send.matches(":focus-visible") : document.activeElement === this.#stop;
+    this.#hasLostFocus = false;
     this.#send.disabled = isBusy;
     this.#stop.hidden = !isBusy;
-    if (hadFocus && !isBusy) this.#send.focus();
+    if (moves) (isBusy ? this.#stop : this.#send).focus();
   }
 }
 

@@ -1,5 +1,8 @@
 // An image on this page: what a person chose, or what a tool made. Sizes are pixels of the upright image, as in the API.
 
+// A browser keeps the bytes behind an address until it is told that nobody needs it: here, when the picture is gone.
+const addresses = new FinalizationRegistry((url) => URL.revokeObjectURL(url));
+
 export class Picture {
   #url = null;
 
@@ -19,7 +22,6 @@ export class Picture {
     try {
       await image.decode();
     } catch {
-      URL.revokeObjectURL(picture.url);
       throw new Error(`This browser cannot show “${name}”. Choose a JPEG, PNG or WebP file.`);
     }
     picture.width = image.naturalWidth;
@@ -33,10 +35,19 @@ export class Picture {
     return new Picture(new Blob([bytes], { type: "image/png" }), name, result.width, result.height);
   }
 
-  /** For elements that show it. It lives as long as the page. */
+  /** For elements that show it. It holds as long as something holds the picture. */
   get url() {
-    this.#url ??= URL.createObjectURL(this.blob);
+    if (this.#url === null) {
+      this.#url = URL.createObjectURL(this.blob);
+      addresses.register(this, this.#url);
+    }
     return this.#url;
+  }
+
+  /** As the API's results have images: the other way around than `fromResult`. */
+  async asResult(seed) {
+    const [, encoded] = (await this.dataUrl()).split(",");
+    return { b64_json: encoded, width: this.width, height: this.height, seed };
   }
 
   /** For requests in JSON. */

@@ -4,17 +4,19 @@ import { Picture } from "./picture.js";
 import { Problem } from "./problem.js";
 
 const HUES = 8;
+// Longer texts in the raw events are images or masks.
+const LONGEST_RAW_TEXT = 160;
+const MOST_RAW_EVENTS = 1000;
 
 export class Run extends EventTarget {
   #abort = new AbortController();
   #started = performance.now();
-  #made = new Map();
   #hues = new Map();
 
   /** "running", then "done", "failed" or "cancelled". */
   status = "running";
   text = "";
-  /** Tool calls by id, as the API shows them. */
+  /** Tool calls by id, as the API shows them, but for images: these are `{picture, seed}`. */
   calls = new Map();
   observations = [];
   timings = [];
@@ -27,7 +29,7 @@ export class Run extends EventTarget {
   isStream = false;
   /** What arrived, and when: `{at, kind, …}`, times in milliseconds since the request was sent. */
   log = [];
-  /** The documents that arrived, for those who want to see them. */
+  /** The last documents that arrived, `{at, text}`, for those who want to see them. */
   raw = [];
   endedAt = null;
 
@@ -83,7 +85,7 @@ export class Run extends EventTarget {
 
   /** A tool call, new or changed. */
   setCall(call) {
-    this.calls.set(call.id, call);
+    this.calls.set(call.id, { ...call, phrases: call.phrases.map(withPictures) });
     this.#note("call", { id: call.id, status: call.status, progress: call.progress ?? null });
   }
 
@@ -92,9 +94,10 @@ export class Run extends EventTarget {
     this.#note("observation");
   }
 
-  /** A document as it arrived. */
+  /** A document as it arrived, but for long texts. */
   keep(document) {
-    this.raw.push({ at: this.elapsed, document });
+    this.raw.push({ at: this.elapsed, text: short(document) });
+    if (this.raw.length > MOST_RAW_EVENTS) this.raw.shift();
   }
 
   /** All phrases that tools were called for, in order, each with its colour. */
@@ -112,15 +115,7 @@ export class Run extends EventTarget {
 
   /** The pictures that tools made: `{picture, seed, group}`. */
   made() {
-    return this.groups().flatMap((group) =>
-      (group.phrase.images ?? []).map((image, index) => {
-        const key = `${group.key}/${index}`;
-        if (!this.#made.has(key)) {
-          this.#made.set(key, Picture.fromResult(image, `superlink-${image.seed}.png`));
-        }
-        return { picture: this.#made.get(key), seed: image.seed, group };
-      }),
-    );
+    return this.groups().flatMap((group) => (group.phrase.images ?? []).map((image) => ({ ...image, group })));
   }
 
   /** Whether it says something about `picture`: looked at it, made it, or needed none. */
@@ -154,6 +149,21 @@ export class Run extends EventTarget {
 /** Only calls for poses are made of groups with two routes: the things first, then the names of their keypoints. */
 function isKeypoint(call, phrase) {
   return Boolean(phrase.route) && phrase.route !== call.phrases[0].route;
+}
+
+/** An image of the API's results as `{picture, seed}`: its bytes are kept once, and not as text. */
+export function madeImage({ seed, ...result }) {
+  return { seed, picture: result.picture ?? Picture.fromResult(result, `superlink-${seed}.png`) };
+}
+
+function withPictures(phrase) {
+  return phrase.images ? { ...phrase, images: phrase.images.map(madeImage) } : phrase;
+}
+
+function short(document) {
+  return JSON.stringify(document, (_, value) =>
+    typeof value === "string" && value.length > LONGEST_RAW_TEXT ? `${value.slice(0, LONGEST_RAW_TEXT)}…` : value,
+  );
 }
 
 function unforeseen(error) {

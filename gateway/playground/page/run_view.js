@@ -14,6 +14,8 @@ export class RunView {
   #answer;
   #findings;
   #sentences = new Sentences();
+  #saidQuarter = 0;
+  #gone = new AbortController();
   #parts;
 
   /** `page` has the stage, the announcer and what else all panels share; `again` sends the request once more. */
@@ -41,13 +43,26 @@ export class RunView {
       problem,
       element("footer", {}, state, show),
     );
-    this.#answer = new AnswerText(answer, run, page.highlight);
-    this.#findings = new Findings(findings, run, page.highlight);
+    const { signal } = this.#gone;
+    this.#answer = new AnswerText(answer, run, page.highlight, signal);
+    this.#findings = new Findings(findings, run, page.highlight, signal);
     // Pointing at an earlier answer brings its picture back.
     for (const event of ["pointerenter", "focusin"]) answer.addEventListener(event, () => this.#bringBack());
     for (const event of ["pointerenter", "focusin"]) findings.addEventListener(event, () => this.#bringBack());
-    run.addEventListener("change", () => this.#update());
+    run.addEventListener("change", () => this.#update(), { signal });
     this.#update();
+  }
+
+  /** Whether the keyboard is in it. */
+  get hasFocus() {
+    return this.root.querySelector(":focus-visible") !== null;
+  }
+
+  /** Take it off the page, for good. */
+  remove() {
+    this.root.remove();
+    this.#gone.abort();
+    this.#page.highlight.forget(this.#run);
   }
 
   /** Say whether the stage shows this run. */
@@ -69,6 +84,7 @@ export class RunView {
     this.#findings.update();
     this.#showMade();
     this.#showState();
+    this.#sayProgress();
     for (const sentence of this.#sentences.next(run.text, !run.isRunning)) this.#page.announcer.say(sentence);
     if (!run.isRunning && !this.root.dataset.ended) {
       this.root.dataset.ended = "true";
@@ -107,6 +123,15 @@ export class RunView {
       failed: `Failed after ${seconds}`,
       cancelled: `Cancelled after ${seconds}`,
     }[run.status];
+  }
+
+  /** A drawing takes long: each quarter of its steps is said. */
+  #sayProgress() {
+    const { progress, isRunning } = this.#run;
+    const quarter = isRunning && progress ? Math.floor((4 * progress.done) / progress.total) : 0;
+    if (quarter <= this.#saidQuarter || quarter === 4) return;
+    this.#saidQuarter = quarter;
+    this.#page.announcer.say(`Step ${progress.done} of ${progress.total}.`);
   }
 
   #end() {

@@ -122,11 +122,15 @@ export class Stage extends EventTarget {
     }
   }
 
-  /** The picture on show: the one that was asked for, else the last that the run made, else what it looked at. */
+  /**
+   * The picture on show: the one that was asked for, else the last that the run made, else what it looked at. A run that
+   * was to make one and did not leaves what the next request is about.
+   */
   #picture() {
     if (this.#shown) return this.#shown;
     if (!this.#run) return this.#input;
-    return this.#run.made().at(-1)?.picture ?? this.#run.picture;
+    const picture = this.#run.made().at(-1)?.picture ?? this.#run.picture;
+    return picture ?? (this.#run.isRunning ? null : this.#input);
   }
 
   #render() {
@@ -218,8 +222,9 @@ export class Stage extends EventTarget {
     this.#parts["marks-undo"].disabled = this.#parts["marks-clear"].disabled = count === 0;
     this.#parts["marks-count"].textContent = count ? `${counted(count, "mark")} of at most ${MOST_MARKS}` : "";
     this.#parts["marks-help"].hidden = this.#marks.tool === null;
-    this.#parts["remove-picture"].hidden = this.#input === null;
-    this.#parts["choose-text"].textContent = this.#input === null ? "Choose an image" : "Replace";
+    const isInputShown = this.#input !== null && this.#picture() === this.#input;
+    this.#parts["remove-picture"].hidden = !isInputShown;
+    this.#parts["choose-text"].textContent = isInputShown ? "Replace" : "Choose an image";
   }
 
   #describe(picture) {

@@ -3,9 +3,6 @@
 import { element } from "./elements.js";
 import { firstResultAt, timelineOf, timesByService } from "./timeline.js";
 
-// Longer texts in the raw events are images or masks.
-const LONGEST_RAW_TEXT = 160;
-
 export class Trace {
   #root;
   #run = null;
@@ -143,18 +140,12 @@ function serviceTable(run) {
 function rawEvents(run, isOpen) {
   if (!run.raw.length) return null;
   const pre = element("pre", { tabindex: "0", "aria-label": "Raw events" });
-  const fill = () => (pre.textContent = run.raw.map(({ at, document }) => `${inWords(at)}  ${short(document)}`).join("\n"));
+  const fill = () => (pre.textContent = run.raw.map(({ at, text }) => `${inWords(at)}  ${text}`).join("\n"));
   const details = element("details", { class: "raw" }, element("summary", {}, `Raw events (${run.raw.length})`), pre);
   details.addEventListener("toggle", () => details.open && fill());
   details.open = isOpen;
   if (isOpen) fill();
   return details;
-}
-
-function short(document) {
-  return JSON.stringify(document, (_, value) =>
-    typeof value === "string" && value.length > LONGEST_RAW_TEXT ? `${value.slice(0, LONGEST_RAW_TEXT)}…` : value,
-  );
 }
 
 function inWords(value) {

@@ -1,0 +1,89 @@
+"""Which processes a profile has, how each is started, and what it may use."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from superlink.profile import Profile, WorkerSettings
+
+
+@dataclass(frozen=True)
+class ProcessPlan:
+    """How one process is started, and when it is drained."""
+
+    name: str
+    # What `python -m superlink.child FD LOG` is told: "module" or "program", which one, and its arguments.
+    command: Sequence[str]
+    drain_timeout_s: float
+    # host:port, or the path of a socket.
+    address: str
+    metrics_port: int = 0
+    # 0: no ceiling.
+    max_memory_bytes: int = 0
+    # Whether the state folder stays taken as long as the process runs, whatever becomes of the one that started it.
+    keeps_folder: bool = False
+
+
+def plan_processes(profile: Profile, profile_file: Path) -> tuple[ProcessPlan, ...]:
+    """Superlink's own processes in the order in which they are started; they are stopped the other way round.
+
+    ``profile_file`` is where they read ``profile``.
+    """
+
+    def command(module: str) -> tuple[str, ...]:
+        return ("module", module, "--profile", str(profile_file))
+
+    workers: dict[str, WorkerSettings] = {"mllm": profile.mllm, **profile.decoders}
+    orchestrator, gateway = profile.orchestrator, profile.gateway
+    return (
+        *(
+            ProcessPlan(
+                name,
+                command(f"services.{name}.service"),
+                settings.drain_timeout_s,
+                settings.address,
+                settings.metrics_port,
+                settings.max_memory_bytes,
+            )
+            for name, settings in workers.items()
+        ),
+        ProcessPlan(
+            "orchestrator",
+            command("orchestrator"),
+            orchestrator.drain_timeout_s,
+            orchestrator.address,
+            orchestrator.metrics_port,
+            orchestrator.max_memory_bytes,
+        ),
+        ProcessPlan(
+            "gateway",
+            command("gateway"),
+            orchestrator.drain_timeout_s,
+            f"{gateway.host_in_url}:{gateway.port}",
+            max_memory_bytes=gateway.max_memory_bytes,
+        ),
+    )
+
+
+def describe_exit(code: int) -> str:
+    """``"exit code 1"`` or ``"signal SIGKILL"``."""
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
+def resident_bytes(pid: int) -> int | None:
+    """The memory that a process holds; None when it is gone, or the system does not say (only Linux does)."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def describe_bytes(count: int) -> str:
+    """``"3.2 GiB"`` or ``"812 MiB"``."""
+    mebibytes = count / 1024**2
+    return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
