@@ -29,7 +29,7 @@ import grpc
 
 from superlink.artifact_files import CONTENT, PART, RECORD, ArtifactFiles, ArtifactRecord, storage_failures
 from superlink.errors import SuperlinkError, invalid_argument
-from superlink.profile import ArtifactSettings, Profile, superlink_home
+from superlink.profile import ARTIFACTS, ArtifactSettings, Profile, state_folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def open_store(profile: Profile) -> ArtifactStore:
 
 def default_folder(profile: Profile) -> Path:
     """Where a profile that names no address keeps its artifacts."""
-    return superlink_home() / "runs" / "artifacts" / profile.name
+    return state_folder_of(profile) / ARTIFACTS
 
 
 class ArtifactStore:

@@ -169,10 +169,15 @@ class GatewaySettings(Section):
         return self
 
 
+# Of files, in the state folder of a deployment on one machine.
+ARTIFACTS = "artifacts"
+
+
 class ArtifactSettings(Section):
     """Files of clients and of batches: where they are kept, how many, and for how long."""
 
-    # A folder, or any address that fsspec knows: s3://bucket/folder. Empty: runs/artifacts/NAME of this profile.
+    # A folder, or any address that fsspec knows: s3://bucket/folder. Empty: runs/stack/NAME/artifacts, or
+    # where `superlink up` keeps its state.
     url: str = ""
     max_file_bytes: PositiveInt = 512 * 1024 * 1024
     # Of one API key, or of all clients together where none is needed.
@@ -234,6 +239,11 @@ def find_profile(name: str) -> Path:
         return candidate
     known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
     raise ConfigurationError(f"No profile {name!r} in {folder}. Known profiles: {known}.")
+
+
+def state_folder_of(profile: Profile) -> Path:
+    """Where a deployment on this machine keeps what must outlive it, unless it is told to keep it elsewhere."""
+    return superlink_home() / "runs" / "stack" / profile.name
 
 
 def superlink_home() -> Path:

@@ -38,8 +38,9 @@ class LocalStack:
     """Starts, watches and stops every process of ``profile``, and a Redis unless it or the environment names one.
 
     ``ports="profile"`` takes the profile's ports and refuses to start when one is in use; ``ports="free"`` moves all of
-    them to free ones. ``state_folder`` is where it keeps its Redis, its logs and its report. Without one, a stack on
-    the profile's ports has ``runs/stack/NAME``, and what the Redis of a stack on free ports holds ends with the stack.
+    them to free ones. ``state_folder`` is where it keeps its Redis, its files, its logs and its report. Without one, a
+    stack on the profile's ports has ``runs/stack/NAME``, and what the Redis and the files of a stack on free ports hold
+    ends with the stack.
     Children stop with this process however it ends, a SIGKILL included.
     """
 
@@ -64,7 +65,10 @@ class LocalStack:
         if self._own_redis:
             plans.append(plan_redis(self.state))
             profile = profile_with(profile, {"gateway.redis_url": redis_url(self.state)})
-        self._keeps_redis = ports == "profile" or state_folder is not None
+        self._own_artifacts = not profile.artifacts.url
+        if self._own_artifacts:
+            profile = profile_with(profile, {"artifacts.url": str(self.state.artifacts)})
+        self._keeps_state = ports == "profile" or state_folder is not None
         self.profile = profile
         plans += plan_processes(profile, self.state.profile_file)
         self._supervisor = Supervisor(plans, self.state, profile.name, profile.gateway.url, on_event)
@@ -150,8 +154,10 @@ class LocalStack:
         self._supervisor.stop()
         if self._own_redis:
             remove_socket_folder(self.state)
-            if not self._keeps_redis:
+            if not self._keeps_state:
                 shutil.rmtree(self.state.redis, ignore_errors=True)
+        if self._own_artifacts and not self._keeps_state:
+            shutil.rmtree(self.state.artifacts, ignore_errors=True)
         os.close(self._lock)
         self._lock = None
 

@@ -1,8 +1,9 @@
-"""What a stack on this machine keeps in a folder: its profile, its logs, its Redis, and the report of its processes.
+"""What a stack on this machine keeps in a folder: its profile, its logs, its Redis, its files, and a report.
 
 - ``profile.yaml``: the profile as it was started
 - ``report.json``: which processes there are and how they fare, for ``superlink status``
 - ``logs/NAME.log``: of each process, and of the stack itself
+- ``artifacts/``: the files of clients, unless the profile keeps them elsewhere
 - ``redis/``: the append-only file of the Redis that came along, and its socket
 - ``lock``: held by the stack, and by its Redis: one stack at a time
 """
@@ -17,7 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from superlink.profile import Profile, superlink_home
+from superlink.profile import ARTIFACTS, Profile, state_folder_of
 from superlink.stack.errors import StackError
 
 # A Redis whose stack was killed has the folder until it has ended, and `superlink keys` for a moment.
@@ -69,6 +70,7 @@ class StateFolder:
         self.profile_file = self.path / "profile.yaml"
         self.logs = self.path / "logs"
         self.redis = self.path / "redis"
+        self.artifacts = self.path / ARTIFACTS
         self._report_file = self.path / "report.json"
         self._lock_file = self.path / "lock"
 
@@ -151,8 +153,8 @@ class StateFolder:
 
 def default_state_folder(profile: Profile, own_ports: bool = False) -> StateFolder:
     """Of the stack of a profile. ``own_ports``: of one that runs beside it, which has a folder by its port."""
-    name = f"{profile.name}-{profile.gateway.port}" if own_ports else profile.name
-    return StateFolder(superlink_home() / "runs" / "stack" / name)
+    folder = state_folder_of(profile)
+    return StateFolder(folder.with_name(f"{folder.name}-{profile.gateway.port}") if own_ports else folder)
 
 
 def _locked(descriptor: int) -> bool:

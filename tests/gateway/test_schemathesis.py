@@ -63,7 +63,7 @@ async def test_requests_from_the_document_are_answered_as_it_says(
     gateway: LiveGateway, redis_server: LiveRedis, tmp_path: Path
 ) -> None:
     report = await check(
-        gateway, redis_server, tmp_path, "--phases", "examples,fuzzing,stateful", "--max-examples", "4", "--seed", "1"
+        gateway, redis_server, tmp_path, "--phases", "examples,fuzzing,stateful", "--max-examples", "8", "--seed", "1"
     )
 
     assert report["test_cases"]["generated"] > 150
@@ -75,13 +75,24 @@ async def test_requests_from_the_document_are_answered_as_it_says(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("phases", "examples"), [("examples,coverage,fuzzing", 40), ("stateful", 400)], ids=["stateless", "stateful"]
-)
 async def test_thousands_of_requests_from_the_document_are_answered_as_it_says(
-    gateway: LiveGateway, redis_server: LiveRedis, tmp_path: Path, phases: str, examples: int
+    gateway: LiveGateway, redis_server: LiveRedis, tmp_path: Path
 ) -> None:
     """Other ones every time; a failure names the seed that makes them again."""
-    report = await check(gateway, redis_server, tmp_path, "--phases", phases, "--max-examples", str(examples))
+    report = await check(
+        gateway, redis_server, tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", "40"
+    )
 
     assert report["test_cases"]["generated"] >= LEAST_CASES
+
+
+@pytest.mark.slow
+async def test_thousands_of_requests_that_follow_from_each_other_are_answered_as_it_says(
+    gateway: LiveGateway, redis_server: LiveRedis, tmp_path: Path
+) -> None:
+    """Files are uploaded, read, listed and deleted in all orders; as many runs as it takes."""
+    cases = 0
+    while cases < LEAST_CASES:
+        report = await check(gateway, redis_server, tmp_path, "--phases", "stateful", "--max-time", "60")
+        assert report["test_cases"]["generated"]
+        cases += report["test_cases"]["generated"]

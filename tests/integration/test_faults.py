@@ -86,6 +86,27 @@ def test_text_arrives_when_a_decoder_dies_and_service_returns_when_it_does(morta
     assert kinds == ["died", "restarting", "started"]
 
 
+@pytest.mark.parametrize(("question", "said"), [("How many dogs are there?", "failed"), ("有几只狗？", "出错")])
+def test_the_model_says_that_its_tool_failed_and_makes_nothing_up(
+    mortal: LocalStack, sample: bytes, question: str, said: str
+) -> None:
+    with Client(mortal.url, max_retries=0) as client:
+        mortal.kill("detection")
+        answer = client.chat(sample, question)
+        [error] = answer.errors
+        assert (error.service, error.hop, error.retryable) == ("detection", "orchestrator>detection", True)
+        [observation] = answer.observations
+        assert observation.groups[0].failed
+        # Only what it says behind what it read is about the result.
+        conclusion = answer.text[observation.position :]
+        assert said in conclusion
+        assert not any(character.isdecimal() for character in answer.text)
+        mortal.wait_until_ready(BACK_WITHIN_S)
+        again = client.chat(sample, question)
+    assert again.errors == ()
+    assert any(character.isdecimal() for character in again.text)
+
+
 def test_the_fast_path_fails_clearly_while_its_decoder_is_away_and_works_again(mortal: LocalStack, grey: bytes) -> None:
     with Client(mortal.url, max_retries=0) as client:
         mortal.kill("detection")

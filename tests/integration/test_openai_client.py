@@ -74,3 +74,21 @@ def test_an_answer_may_be_forbidden_all_tools(openai_client: openai.OpenAI, samp
 
     extension: Any = completion.choices[0].message.model_extra
     assert extension["superlink"]["tool_calls"] == []
+
+
+def test_files_are_kept_in_the_state_folder_and_images_asked_about_by_id(
+    openai_client: openai.OpenAI, stack: LocalStack, sample: bytes
+) -> None:
+    picture = openai_client.files.create(file=("dogs.png", sample), purpose="vision")
+    assert (stack.state.artifacts / "anyone" / f"{picture.id}.json").is_file()
+    question: Any = [
+        {"type": "file", "file": {"file_id": picture.id}},
+        {"type": "text", "text": "How many dogs are there?"},
+    ]
+
+    completion = openai_client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": question}])
+
+    assert completion.choices[0].message.content
+    assert openai_client.files.content(picture.id).content == sample
+    openai_client.files.delete(picture.id)
+    assert not list(stack.state.artifacts.rglob(f"{picture.id}*"))

@@ -288,7 +288,7 @@ def test_a_profile_without_an_address_has_a_folder_of_its_own(monkeypatch: pytes
 
     kept(open_store(profile))
 
-    assert (tmp_path / "runs" / "artifacts" / "tiny" / "ada").is_dir()
+    assert (tmp_path / "runs" / "stack" / "tiny" / "artifacts" / "ada").is_dir()
     named = profile.model_copy(update={"artifacts": ArtifactSettings(url=str(tmp_path / "elsewhere"))})
     kept(open_store(named))
     assert (tmp_path / "elsewhere" / "ada").is_dir()
