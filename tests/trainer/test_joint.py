@@ -118,7 +118,9 @@ def test_the_detector_is_asked_for_nothing_twice(joint: JointStage, composer: Co
         scene = composer.compose(seed)
         sample = joint.prepare(scene, seed)
         named = [category_of(group.phrase) for group in sample.chat.conversations[0].rendered.groups]
-        referred = [meaning.category for meaning in sample.task.referring]
+        # Of one kind there may be several expressions, but none twice, and then not its name.
+        assert len(set(sample.task.referring)) == len(sample.task.referring)
+        referred = list({meaning.category for meaning in sample.task.referring})
         asked = [category for category in named if category >= 0] + sample.task.beside + referred
         assert len(asked) == len(set(asked))
         if -1 not in named:
