@@ -155,7 +155,6 @@ async def test_contents_are_saved_and_never_shown(gateway: LiveGateway) -> None:
         ({"purpose": ["batch", "batch"]}, "purpose"),
         ({"purpose": ""}, "purpose"),
         ({"purposes": "batch"}, "purposes"),
-        ({"expires_after[anchor]": "created_at"}, "expires_after"),
         ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "60"}, "seconds"),
         ({"expires_after[anchor]": "now", "expires_after[seconds]": "3600"}, "anchor"),
         ({"note": "x" * 2000}, "text field"),
@@ -163,6 +162,7 @@ async def test_contents_are_saved_and_never_shown(gateway: LiveGateway) -> None:
 )
 async def test_bad_fields_are_named_and_nothing_is_kept(gateway: LiveGateway, form: dict[str, Any], word: str) -> None:
     assert word in expect_problem(await upload(gateway, **form), 400, "invalid_request")["detail"]
+    expect_problem(await upload(gateway, **{"expires_after[seconds]": "3600"}), 400, "conflicting_fields")
     assert stored(gateway) == []
 
 

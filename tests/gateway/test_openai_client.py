@@ -228,17 +228,15 @@ async def test_what_it_cannot_do_is_refused_by_name(
     with pytest.raises(openai.BadRequestError, match=name) as refused:
         await client.chat.completions.create(model=MODEL, messages=asked(png), **options)
 
-    assert refused.value.code in ("unsupported_parameter", "invalid_request")
+    assert refused.value.code in ("unsupported_parameter", "conflicting_fields", "invalid_request")
     assert not gateway.workers.mllm.generate_requests
 
 
-@pytest.mark.parametrize("kind", ["file", "input_audio"])
-async def test_parts_that_no_model_here_reads_are_refused_by_name(
-    gateway: LiveGateway, client: openai.AsyncOpenAI, kind: str
-) -> None:
-    content: Any = [{"type": kind, kind: {"file_id": "file-1"}}, {"type": "text", "text": "What is it?"}]
+async def test_parts_that_no_model_here_reads_are_refused_by_name(client: openai.AsyncOpenAI) -> None:
+    sound = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+    content: Any = [sound, {"type": "text", "text": "What is it?"}]
 
-    with pytest.raises(openai.BadRequestError, match=kind):
+    with pytest.raises(openai.BadRequestError, match="input_audio"):
         await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": content}])
 
 

@@ -75,7 +75,7 @@ async def test_requests_from_the_document_are_answered_as_it_says(
 
 
 @pytest.mark.slow
-async def test_thousands_of_requests_from_the_document_are_answered_as_it_says(
+async def test_single_requests_by_the_thousand_are_answered_as_it_says(
     gateway: LiveGateway, redis_server: LiveRedis, tmp_path: Path
 ) -> None:
     """Other ones every time; a failure names the seed that makes them again."""
@@ -87,7 +87,7 @@ async def test_thousands_of_requests_from_the_document_are_answered_as_it_says(
 
 
 @pytest.mark.slow
-async def test_thousands_of_requests_that_follow_from_each_other_are_answered_as_it_says(
+async def test_requests_that_follow_from_each_other_are_answered_as_it_says(
     gateway: LiveGateway, redis_server: LiveRedis, tmp_path: Path
 ) -> None:
     """Files are uploaded, read, listed and deleted in all orders; as many runs as it takes."""
