@@ -79,7 +79,7 @@ async def read_body(request: Request, timeout_s: float) -> bytes:
         async with asyncio.timeout(timeout_s):
             return await request.body()
     except TimeoutError as error:
-        raise _too_slow() from error
+        raise too_slow() from error
 
 
 def body_again(body: bytes, receive: Receive) -> Receive:
@@ -109,7 +109,7 @@ async def read_form(request: Request, settings: GatewaySettings, max_files: int,
     except HTTPException as error:
         raise invalid_argument("invalid_multipart", f"The multipart body cannot be read: {error.detail}") from error
     except TimeoutError as error:
-        raise _too_slow() from error
+        raise too_slow() from error
     if len(collected.files) > max_files:
         raise invalid_argument(
             "too_many_images", f"The form has {len(collected.files)} image files; the limit is {max_files}."
@@ -130,7 +130,8 @@ async def _collect(form: FormData) -> Form:
     return Form(fields, files, file_fields)
 
 
-def _too_slow() -> SuperlinkError:
+def too_slow() -> SuperlinkError:
+    """The body did not arrive in time."""
     return SuperlinkError(
         "body_too_slow",
         "The request body did not arrive within the request's deadline.",

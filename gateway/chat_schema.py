@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gateway import examples
 from gateway.drawing_schema import DrawingOptions
 from gateway.images import ImageAddress
 from gateway.log_probabilities import LogProbabilities
@@ -14,6 +15,7 @@ from gateway.response_formats import ResponseFormat
 from gateway.results import ImageSize, ObservationResult, TimingEntry, ToolCallResult, Usage
 from gateway.schema_extras import exactly_one_of, only
 from gateway.tool_call_schema import FunctionTool, StandardToolCall, StandardToolCallDelta
+from superlink.artifacts import ID_PREFIX
 
 # As in OpenAI's API; every one of them is looked for after every token.
 MAX_STOP_TEXTS = 4
@@ -52,9 +54,9 @@ class GivenFile(BaseModel):
 
     file_id: str | None = Field(
         default=None,
-        pattern="^file-",
+        pattern=f"^{ID_PREFIX}",
         description="Of an image in `/v1/files`.",
-        examples=["file-01a21e318d4da644a0c25a5d2109"],
+        examples=[examples.FILE_ID],
     )
     file_data: str | None = Field(default=None, description="The image as a data URL, or its bytes in base64.")
     filename: str | None = Field(default=None, description="Accepted and ignored.")

@@ -216,7 +216,7 @@ def _form(
     definitions = schema.pop("$defs", {})
     properties = schema["properties"]
     if flat is not None:
-        [name] = [each["$ref"].rpartition("/")[2] for each in [properties.pop(flat)]]
+        name = properties.pop(flat)["$ref"].rpartition("/")[2]
         properties |= {f"{flat}[{field}]": each for field, each in definitions[name]["properties"].items()}
     fields = {name: field for name, each in properties.items() if (field := _form_field(each)) is not None}
     nested = [name for name, field in fields.items() if "$ref" in field or "$ref" in field.get("items", ())]

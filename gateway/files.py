@@ -7,13 +7,12 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, BinaryIO
 from urllib.parse import quote
 
-import grpc
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import ValidationError
 from starlette.responses import StreamingResponse
 
 from gateway import examples
-from gateway.bodies import media_type_of, timeout_of
+from gateway.bodies import media_type_of, timeout_of, too_slow
 from gateway.calls import owner_of
 from gateway.deployment import deployment_of
 from gateway.documentation import (
@@ -36,7 +35,7 @@ from gateway.problems import invalid_request
 from gateway.uploads import OVERHEAD_BYTES, UploadForm, receive_upload
 from superlink.artifact_files import ArtifactRecord
 from superlink.artifacts import ArtifactWriter
-from superlink.errors import SuperlinkError, invalid_argument
+from superlink.errors import invalid_argument
 
 router = APIRouter()
 
@@ -48,7 +47,7 @@ READ_BYTES = 256 * 1024
 
 @router.post(FILES, response_model=FileObject, summary="Upload a file", **upload_documentation())
 async def upload(request: Request) -> FileObject:
-    """Keep a file: the requests of a batch, or an image to ask about more than once."""
+    """Keep a file, such as an image to ask about more than once."""
     deployment = deployment_of(request)
     settings = deployment.profile.artifacts
     if media_type_of(request) != "multipart/form-data":
@@ -62,12 +61,7 @@ async def upload(request: Request) -> FileObject:
             form = await receive_upload(request, writer)
         return FileObject.of(await asyncio.to_thread(_commit, writer, form))
     except TimeoutError as error:
-        raise SuperlinkError(
-            "body_too_slow",
-            f"The file did not arrive within {timeout_s:g} seconds.",
-            status=grpc.StatusCode.DEADLINE_EXCEEDED,
-            retryable=True,
-        ) from error
+        raise too_slow() from error
     finally:
         await asyncio.to_thread(writer.discard)
 
@@ -112,7 +106,7 @@ async def get_file(request: Request, file_id: FileId) -> FileObject:
 
 @router.get(f"{FILES}/{{file_id}}/content", summary="The content of a file", **content_documentation())
 async def get_content(request: Request, file_id: FileId) -> StreamingResponse:
-    """The bytes that were uploaded, or that a batch wrote."""
+    """The bytes that were uploaded."""
     record = await _record(request, file_id)
     file = await asyncio.to_thread(deployment_of(request).artifacts.open, record)
     headers = {

@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway import examples
 from superlink.artifact_files import ArtifactRecord
 
-# What a client may upload a file for; batches write files of their own.
+# What a client may upload a file for.
 UploadPurpose = Literal["batch", "vision", "user_data"]
 Purpose = Literal["batch", "batch_output", "vision", "user_data"]
 
@@ -19,7 +20,7 @@ MAX_NAME_CHARACTERS = 255
 class FileObject(BaseModel):
     """A file, without its content."""
 
-    id: str = Field(examples=["file-01a21e318d4da644a0c25a5d2109"])
+    id: str = Field(examples=[examples.FILE_ID])
     object: Literal["file"] = "file"
     bytes: int = Field(description="Its size.")
     created_at: int = Field(description="Unix time in seconds.")
@@ -67,7 +68,7 @@ class FileListOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     after: str | None = Field(
-        default=None, description="The last file of the page before.", examples=["file-01a21e318d4da644a0c25a5d2109"]
+        default=None, description="The last file of the page before.", examples=[examples.FILE_ID]
     )
     limit: int = Field(default=10_000, ge=1, le=10_000, description="Of one page.", examples=[20])
     order: Literal["asc", "desc"] = Field(

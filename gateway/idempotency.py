@@ -21,7 +21,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.bodies import body_again, read_body, timeout_of
-from gateway.calls import ANYONE
+from gateway.calls import owner_of
+from gateway.files import FILES
 from gateway.leases import LEASE_MS, Lease
 from gateway.problems import Problem, ProblemResponse
 from superlink.errors import SuperlinkError, invalid_argument
@@ -34,7 +35,7 @@ HEADER = "idempotency-key"
 # On an answer that was given before.
 REPLAYED_HEADER = "idempotency-replayed"
 # Bodies that are never held in memory, and so never known again.
-_STREAMED = frozenset({"/v1/files"})
+STREAMED = frozenset({FILES})
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
@@ -164,7 +165,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
         key = Headers(scope=scope).get(HEADER) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if key is None or scope["path"] in _STREAMED:
+        if key is None or scope["path"] in STREAMED:
             await self._app(scope, receive, send)
             return
         try:
@@ -174,7 +175,7 @@ class Idempotency:
                 )
             request = Request(scope, receive)
             body = await read_body(request, timeout_of(request, self._settings.request_timeout_s))
-            owner = scope["state"].get("api_key_id", ANYONE)
+            owner = owner_of(request)
             found = await self._answers.reserve(owner, key, _fingerprint(scope, body))
         except ClientDisconnect:
             return

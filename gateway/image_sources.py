@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from gateway.calls import Call
 from gateway.deployment import Deployment
 from gateway.images import ReceivedImage, receive_image
+from superlink.artifacts import ID_PREFIX
 from superlink.image_header import image_too_large
-
-# How ids of files begin.
-FILE_PREFIX = "file-"
 
 
 async def load_images(deployment: Deployment, call: Call, addresses: Iterable[str]) -> dict[str, ReceivedImage]:
@@ -21,7 +19,7 @@ async def load_images(deployment: Deployment, call: Call, addresses: Iterable[st
     ``receive_image`` raise.
     """
     named = list(dict.fromkeys(addresses))
-    files = [address for address in named if address.startswith(FILE_PREFIX)]
+    files = [address for address in named if address.startswith(ID_PREFIX)]
     loaded = await deployment.fetcher.fetch([each for each in named if each not in files], call.left_s())
     for file_id in files:
         loaded[file_id] = await asyncio.to_thread(_read, deployment, call.owner, file_id)

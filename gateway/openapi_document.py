@@ -14,8 +14,7 @@ from gateway.chat_schema import ChatCompletionChunk, ChatRequest
 from gateway.detect_schema import DetectRequest, PoseRequest, SegmentRequest
 from gateway.documentation import REFERENCE, problem_response, reference
 from gateway.drawing_schema import CompletedImage, DrawingProgress, EditRequest, GenerationRequest
-from gateway.files import FILES
-from gateway.idempotency import HEADER, REPLAYED_HEADER
+from gateway.idempotency import HEADER, REPLAYED_HEADER, STREAMED
 from gateway.plain_answer_schema import AnswerRequest
 from gateway.problems import FailureEvent, Problem
 from gateway.tool_call_schema import CallArguments, ReturnedResult
@@ -86,7 +85,7 @@ def document_the_rest(application: FastAPI, *, needs_keys: bool, keeps_answers: 
                 for method, operation in operations.items():
                     if needs_keys:
                         _add_key(operation, is_open=path in OPEN_PATHS)
-                    if keeps_answers and method == "post" and path != FILES:
+                    if keeps_answers and method == "post" and path not in STREAMED:
                         _add_idempotency(operation)
                     _add_common_responses(operation)
             if needs_keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -24,13 +24,6 @@ Options = TypeVar("Options", bound=TypedOptions)
 _LISTS = ("categories", "keypoints", "regions")
 
 
-class HasImages(Protocol):
-    """A JSON body."""
-
-    def addresses(self) -> list[str]:
-        """Where its images are, in order."""
-
-
 @dataclass(frozen=True)
 class TypedRequest(Generic[Options]):
     """What is asked, about which images."""
@@ -42,9 +35,10 @@ class TypedRequest(Generic[Options]):
 async def read_typed(
     request: Request, deployment: Deployment, call: Call, options: type[Options], body: Any, max_images: int
 ) -> TypedRequest[Options]:
-    """The request, from any of the three kinds of body; ``body`` is the JSON one: ``options`` that ``HasImages``.
+    """The request, from any of the three kinds of body.
 
-    Raises SuperlinkError ``invalid_request`` and ``invalid_multipart``, and what images are refused for.
+    ``body`` is the JSON one: ``options`` and, as ``addresses()``, where the images are, in order. Raises
+    SuperlinkError ``invalid_request`` and ``invalid_multipart``, and what images are refused for.
     """
     limits = deployment.profile.images
     media_type = media_type_of(request)

@@ -1,4 +1,4 @@
-"""The artifact store: files of clients and of batches, in a folder or in an object store, by fsspec.
+"""The artifact store: files of clients, in a folder or in an object store, by fsspec.
 
 An artifact is content and a record of it. The content is written first, under a name that nobody knows, and the record
 in one step at the end: what is found is whole, whatever happens to a process that writes. Each artifact belongs to an
@@ -33,6 +33,8 @@ from superlink.profile import ARTIFACTS, ArtifactSettings, Profile, state_folder
 
 logger = logging.getLogger(__name__)
 
+# How ids begin that nobody chose.
+ID_PREFIX = "file-"
 # Content without a record belongs to a writer that is at work, or to one that died; after this it died.
 ABANDONED_AFTER = timedelta(days=1)
 # Records that are read at a time.
@@ -241,7 +243,7 @@ class ArtifactWriter:
 
 def _fresh_id() -> str:
     """Ids sort by the time at which they were made, and cannot be guessed."""
-    return f"file-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    return f"{ID_PREFIX}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 def _check_name(name: str) -> None:

@@ -24,7 +24,7 @@ from superlink.stack import StackError
 from superlink.stack.redis_server import find_server
 
 PYTHON_VERSION = (3, 11)
-# Four Python processes with torch in two of them, and room for images.
+# The processes of the tiny profile, most of them with torch, and room for images.
 MEMORY_NEEDED_BYTES = 3 * 1024**3
 DIGEST_FILE = "SHA256SUMS"
 # Only for training, evaluation on fresh scenes, and development.

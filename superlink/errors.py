@@ -306,5 +306,5 @@ def _from_bare_status(status: grpc.StatusCode, details: str, service: str) -> Su
         return SuperlinkError(code, message, status=status, service=service, retryable=False)
     else:
         message = f"The {service} service failed: {details or status.name.lower()}"
-        status = status if code in _BARE_CODES.values() else grpc.StatusCode.INTERNAL
+        status = status if status in _BARE_CODES else grpc.StatusCode.INTERNAL
     return SuperlinkError(code, message, status=status, service=service)

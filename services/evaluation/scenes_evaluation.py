@@ -60,13 +60,17 @@ def evaluate_scenes(
     compared = _compared(asked)
     start = time.perf_counter()
     outcomes: dict[int, Outcome] = {}
-    with ThreadPoolExecutor(concurrency) as pool:
+    pool = ThreadPoolExecutor(concurrency)
+    try:
         waiting = [pool.submit(ask_prompt, client, scene_set, prompt, compared.get(prompt.id, ())) for prompt in asked]
         for done, answered in enumerate(as_completed(waiting), start=1):
             outcome = answered.result()
             outcomes[outcome.prompt.id] = outcome
             if report:
                 report(done)
+    finally:
+        # Stopped half-way (Ctrl-C, SIGTERM), it asks nothing more; `with` would ask all the rest first.
+        pool.shutdown(cancel_futures=True)
     ordered = [outcomes[prompt.id] for prompt in asked]
     return report_of(scene_set, ordered, time.perf_counter() - start, notes), ordered
 

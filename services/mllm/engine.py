@@ -28,6 +28,7 @@ from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.feature_cache import FeatureCache
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
+from services.runtime.refusals import queued_too_long, shutting_down
 from superlink.errors import SuperlinkError, invalid_argument
 from superlink.profile import BatchLimits
 from superlink.telemetry import record_phase
@@ -147,9 +148,7 @@ class Engine:
 
     def _admit(self, queue: deque[AnyJob], job: AnyJob) -> None:
         if self._closed:
-            raise SuperlinkError(
-                "shutting_down", "The worker is shutting down.", status=grpc.StatusCode.UNAVAILABLE, retry_after_ms=1000
-            )
+            raise shutting_down()
         if self._waiting >= self._limits.max_queue_size:
             raise self._overloaded(self._waiting)
         queue.append(job)
@@ -162,15 +161,6 @@ class Engine:
             f"{ahead} requests are before this one, which is all that may. Try again after the delay.",
             status=grpc.StatusCode.RESOURCE_EXHAUSTED,
             retry_after_ms=self._retry_after_ms(ahead),
-        )
-
-    def _queued_too_long(self) -> SuperlinkError:
-        return SuperlinkError(
-            "queued_too_long",
-            f"The request waited {self._limits.max_queue_s:g} s for its turn, which is as long as any may. Try again "
-            "after the delay.",
-            status=grpc.StatusCode.RESOURCE_EXHAUSTED,
-            retry_after_ms=self._retry_after_ms(self._waiting),
         )
 
     def _retry_after_ms(self, ahead: int) -> int:
@@ -218,7 +208,7 @@ class Engine:
             elif not job.started and now - job.arrived >= self._limits.max_queue_s:
                 self._metrics.count_request("overdue")
                 job.cancelled = True
-                job.fail(self._queued_too_long())
+                job.fail(queued_too_long(self._limits.max_queue_s, self._retry_after_ms(self._waiting)))
         self._links = deque(job for job in self._links if not job.cancelled)
         self._generations = deque(job for job in self._generations if not job.cancelled)
 

@@ -26,6 +26,7 @@ from opentelemetry.trace import SpanContext, get_current_span
 
 from services.runtime.metrics import WorkerMetrics
 from services.runtime.model_thread import ModelThread
+from services.runtime.refusals import queued_too_long, shutting_down
 from superlink.errors import SuperlinkError
 from superlink.profile import BatchLimits
 from superlink.telemetry import record_phase
@@ -253,9 +254,7 @@ class Batcher(Generic[Request, Response]):
         there was no time left to compute, UNAVAILABLE after ``close``.
         """
         if self._closed:
-            raise SuperlinkError(
-                "shutting_down", "The worker is shutting down.", status=grpc.StatusCode.UNAVAILABLE, retry_after_ms=1000
-            )
+            raise shutting_down()
         ticket = Ticket(request, size_bytes, time.monotonic(), deadline, kind)
         try:
             self._queue.offer(ticket)
@@ -371,7 +370,7 @@ class Batcher(Generic[Request, Response]):
     def _refuse_if_waiting(self, ticket: Ticket[Request]) -> None:
         """Its time in the queue is over; one that a batch has taken meanwhile is answered."""
         if self._queue.discard(ticket):
-            self._settle(ticket, self._queued_too_long())
+            self._settle(ticket, queued_too_long(self._limits.max_queue_s, self._retry_after_ms()))
             self._metrics.count_request("overdue")
             self._signal()
 
@@ -384,17 +383,11 @@ class Batcher(Generic[Request, Response]):
             "queue_full",
             f"{self._limits.max_queue_size} requests are waiting, which is all that may. Try again after the delay.",
             status=grpc.StatusCode.RESOURCE_EXHAUSTED,
-            retry_after_ms=math.ceil(self._queue.retry_after_s() * 1000),
+            retry_after_ms=self._retry_after_ms(),
         )
 
-    def _queued_too_long(self) -> SuperlinkError:
-        return SuperlinkError(
-            "queued_too_long",
-            f"The request waited {self._limits.max_queue_s:g} s for its turn, which is as long as any may. Try again "
-            "after the delay.",
-            status=grpc.StatusCode.RESOURCE_EXHAUSTED,
-            retry_after_ms=math.ceil(self._queue.retry_after_s() * 1000),
-        )
+    def _retry_after_ms(self) -> int:
+        return math.ceil(self._queue.retry_after_s() * 1000)
 
     def _out_of_time(self) -> SuperlinkError:
         return SuperlinkError(

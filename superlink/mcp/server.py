@@ -57,11 +57,11 @@ def make_server(platform_of: Callable[[Context], Platform], images_as: str) -> S
 
     async def call_tool(context: Context, call: CallToolRequestParams) -> CallToolResult:
         kind = kinds.get(call.name)
+        platform = platform_of(context)
         if kind is None:
             reason = f"There is no tool {call.name[:100]!r}. The tools are {', '.join(kinds)}."
             error = SuperlinkError("unknown_tool", reason, status=grpc.StatusCode.UNIMPLEMENTED)
-            raise MCPError(INVALID_PARAMS, reason, data=_problem(error, platform_of(context)))
-        platform = platform_of(context)
+            raise MCPError(INVALID_PARAMS, reason, data=_problem(error, platform))
         try:
             return _succeeded(await _in_own_task(_use(kind, platform, context, call.arguments or {})))
         except SuperlinkError as error:

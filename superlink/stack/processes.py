@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,24 @@ def plan_processes(profile: Profile, profile_file: Path) -> tuple[ProcessPlan, .
             max_memory_bytes=gateway.max_memory_bytes,
         ),
     )
+
+
+def start_process(plan: ProcessPlan, log: Path, lifeline: int, lock: int) -> subprocess.Popen[bytes]:
+    """Start what is planned; see ``superlink.child``.
+
+    ``lifeline`` is the reading end of the pipe that it follows, ``lock`` the descriptor that holds the state folder.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "superlink.child", str(lifeline), str(log), *plan.command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lifeline, lock) if plan.keeps_folder else (lifeline,),
+            # A session of its own: Ctrl-C reaches this process only, which stops the children in order.
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
 
 
 def describe_exit(code: int) -> str:

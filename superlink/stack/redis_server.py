@@ -10,7 +10,6 @@ import importlib.util
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from urllib.parse import quote
 from superlink.configuration import ConfigurationError
 from superlink.profile import Profile, load_profile
 from superlink.stack.errors import StackError
-from superlink.stack.processes import ProcessPlan, describe_exit
+from superlink.stack.processes import ProcessPlan, describe_exit, start_process
 from superlink.stack.state_folder import StateFolder
 
 NAME = "redis"
@@ -132,16 +131,7 @@ def redis_beside_stack(state: StateFolder) -> Iterator[str]:
     reading, writing = os.pipe()
     try:
         make_folders(state)
-        log = state.log_file(NAME)
-        with log.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "superlink.child", str(reading), str(log), *plan.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(reading, descriptor),
-                start_new_session=True,
-            )
+        process = start_process(plan, state.log_file(NAME), reading, descriptor)
         try:
             _wait_until_it_answers(process, state)
             yield redis_url(state)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from superlink.log_files import append_entry, rotate, rotate_if_large
 from superlink.stack.errors import StackError
-from superlink.stack.processes import ProcessPlan, describe_bytes, describe_exit, resident_bytes
+from superlink.stack.processes import ProcessPlan, describe_bytes, describe_exit, resident_bytes, start_process
 from superlink.stack.state_folder import ProcessReport, StackReport, StateFolder
 
 POLL_INTERVAL_S = 0.1
@@ -196,20 +195,8 @@ class Supervisor:
 
     def _spawn(self, child: _Child) -> None:
         assert self._lifeline is not None  # noqa: S101
-        reading_end = self._lifeline[0]
         log = self._state.log_file(child.plan.name)
-        kept_open = (reading_end, self._lock) if child.plan.keeps_folder else (reading_end,)
-        with log.open("ab") as output:
-            child.process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "superlink.child", str(reading_end), str(log), *child.plan.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=kept_open,
-                # A session of its own: Ctrl-C reaches this process only, which stops the children in order.
-                start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+        child.process = start_process(child.plan, log, self._lifeline[0], self._lock)
         if child.started_time is not None:
             child.restarts += 1
         child.started_at = time.monotonic()

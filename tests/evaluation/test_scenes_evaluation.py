@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def test_failed_requests_are_wrong_and_counted(oracle: Oracle) -> None:
 def test_a_gateway_that_is_not_there_is_an_error_and_not_a_score(scene_set: SceneSet) -> None:
     with Client("http://127.0.0.1:9", max_retries=0) as client, pytest.raises(GatewayUnreachable):
         evaluate_scenes(client, scene_set)
+
+
+def test_an_evaluation_that_is_stopped_asks_nothing_more(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict] = []
+    answer = oracle.chat
+
+    def answer_slowly(request: dict) -> tuple[int, dict]:
+        asked.append(request)
+        time.sleep(0.05)
+        return answer(request)
+
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(oracle, "chat", answer_slowly)
+    with serve(oracle) as url, Client(url, max_retries=0) as client, pytest.raises(KeyboardInterrupt):
+        evaluate_scenes(client, oracle.scene_set, report=stop)
+    assert 0 < len(asked) < len(oracle.scene_set.prompts) / 4
 
 
 def test_latency_counts_every_request_and_names_its_parts(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
