@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
@@ -98,20 +99,20 @@ class MllmConfig(Section):
         """Super-link queries behind each routing token, as the tokenizer wants them."""
         return {route.token: route.queries for route in self.routes}
 
-    @property
+    @cached_property
     def max_tokens(self) -> int:
         """Context length in tokens."""
         text: Any = self.internvl().text_config
         return int(text.max_position_embeddings)
 
-    @property
+    @cached_property
     def tokens_per_tile(self) -> int:
         """Image tokens of one tile."""
         vision: Any = self.internvl().vision_config
         return int((self.tile_size // vision.patch_size[0] * self.downsample_ratio) ** 2)
 
     def internvl(self) -> InternVLConfig:
-        """The configuration of the transformers classes that carry the weights."""
+        """The configuration of the transformers classes that carry the weights, made anew: that takes milliseconds."""
         if self.public is not None:
             return InternVLConfig.from_dict(self.public)
         vision = InternVLVisionConfig(

@@ -279,33 +279,22 @@ class Mllm(nn.Module):
         logits: Tensor = self.internvl.lm_head(hidden)
         return logits
 
-    def link_states(self, hidden: Tensor, groups: Sequence[RenderedGroup]) -> Tensor:
-        """The states ``[groups, queries, hidden]`` of one row's groups; ``hidden`` is ``[length, hidden]``.
-
-        The groups must have equally many queries: those of one decoder. Positions count from the row's first real
-        token, so a left-padded row must be passed without its padding.
-        """
-        index = torch.tensor([group.positions for group in groups], dtype=torch.long, device=hidden.device)
-        return hidden[index] if len(groups) else hidden.new_zeros(0, 0, hidden.shape[-1])
-
     def links(self, hidden: Tensor, groups: Sequence[Sequence[RenderedGroup]], decoder: str) -> list[Tensor]:
         """Link embeddings for ``decoder``: one ``[groups_i, (queries,) width]`` a row of a right-padded batch.
 
-        ``hidden`` is ``[batch, length, hidden]``; groups that lead to other decoders are left out.
+        ``hidden`` is ``[batch, length, hidden]``; groups that lead to other decoders are left out. Positions count from
+        a row's first real token, so a left-padded row must be passed without its padding.
         """
-        links = []
-        for states, row in zip(hidden, groups, strict=True):
-            mine = [group for group in row if self.link.routes[group.route].decoder == decoder]
-            if mine:
-                links.append(self.link.project(self.link_states(states, mine), decoder))
-            else:
-                links.append(self._no_links(states, decoder))
-        return links
-
-    def _no_links(self, states: Tensor, decoder: str) -> Tensor:
-        route = next(route for route in self.config.routes if route.decoder == decoder)
-        shape = (0, route.width) if route.pooled else (0, route.queries, route.width)
-        return states.new_zeros(shape)
+        mine = [[group for group in row if self.link.routes[group.route].decoder == decoder] for row in groups]
+        counts = [len(row) for row in mine]
+        queries = next(route.queries for route in self.config.routes if route.decoder == decoder)
+        # All rows at once: one projection costs as much as one for each.
+        positions = torch.tensor([group.positions for row in mine for group in row], dtype=torch.long)
+        rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        places = positions.reshape(-1, queries) + rows[:, None] * hidden.shape[1]
+        states = hidden.flatten(0, 1)[places.to(hidden.device)]
+        links: Sequence[Tensor] = torch.split(self.link.project(states, decoder), counts)
+        return list(links)
 
 
 def _fill(embeddings: Tensor, wanted: Tensor, features: Tensor | None, what: str) -> Tensor:
