@@ -1,11 +1,12 @@
 """A stand-in for mmcv's compiled operations where mmcv was installed without them.
 
-mmdet only needs the module ``mmcv._ext`` to exist when it is imported: on a CPU its deformable attention runs in torch.
-Import this module before mmdet. On a machine with compiled operations it does nothing.
+mmdet only needs the module ``mmcv._ext`` to exist when it is imported: its deformable attention then runs in torch, on
+GPUs too. Import this module before mmdet. On a machine with compiled operations it does nothing.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -36,6 +37,9 @@ def register_stand_in() -> None:
     module = _MissingOperations(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     sys.modules[name] = module
+    # mmcv takes it for granted that whoever has a GPU has compiled operations.
+    attention = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
+    attention.IS_CUDA_AVAILABLE = False
 
 
 register_stand_in()

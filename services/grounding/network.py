@@ -40,8 +40,9 @@ from mmdet.models.layers.transformer.utils import MLP  # isort: skip
 from mmdet.models.necks import ChannelMapper  # isort: skip
 from mmengine import ConfigDict  # isort: skip
 
-_MEAN = (0.485, 0.456, 0.406)
-_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+# Images are prepared on the CPU, wherever the weights lie.
+_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+_STANDARD_DEVIATION = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 STRIDES = (8, 16, 32)
 # Keeps an unseen phrase's first logits near a 1 % probability, as focal loss wants at the start.
 _PRIOR_LOGIT = -4.0
@@ -107,8 +108,6 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
         self.denoising = DenoisingQueries(config.denoising_queries)
         # Convolutions on CPUs are a fifth faster in this layout.
         self.backbone.to(memory_format=torch.channels_last)
-        self.register_buffer("_mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("_deviation", torch.tensor(_STANDARD_DEVIATION).view(3, 1, 1), persistent=False)
 
     def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
         """Scale ``[height, width, 3]`` uint8 RGB so that the longer side fits; pad to a square, right and below."""
@@ -119,7 +118,7 @@ class GroundingDecoder(Decoder[Outputs, GroundingTargets, GroundingOptions, Grou
         resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
         pixels = torch.zeros(3, side, side)
         content = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-        pixels[:, : size[1], : size[0]] = (content - self._mean) / self._deviation
+        pixels[:, : size[1], : size[0]] = (content - _MEAN) / _STANDARD_DEVIATION
         return PreparedImage(pixels=pixels, original_size=(height, width))
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:

@@ -96,23 +96,33 @@ def _known(
     decoder: str,
     vocabulary: Vocabulary,
 ) -> _Known:
-    links, referring = [], []
+    # All parts' links, one after the other; one look-up for all costs as much as one for each conversation.
+    links: list[Tensor] = []
+    count = 0
+    places: list[int] = []
     wanted: list[int] = []
+    referring: list[int] = []
     meanings: list[Meaning] = []
     for part, hidden in zip(parts, states, strict=True):
         projected = mllm.links(hidden, part.groups, decoder)
         for row_links, row, drawings in zip(projected, part.groups, part.drawings, strict=True):
-            groups = [group for group in row if mllm.link.routes[group.route].decoder == decoder]
             if row_links.dim() == 3:  # A row a query: (groups, queries, width).
-                links.append(row_links.flatten(0, 1))
+                row_links = row_links.flatten(0, 1)
+                places.extend(range(count, count + len(row_links)))
                 wanted.extend(row for drawing in drawings for row in drawing)
-                continue
-            rows = [vocabulary.row_of(group.phrase) for group in groups]
-            known = [place for place, row in enumerate(rows) if row >= 0]
-            links.append(row_links[known])
-            wanted.extend(rows[place] for place in known)
-            found = [(place, read_referring(groups[place].phrase)) for place, row in enumerate(rows) if row < 0]
-            said = [(place, meaning) for place, meaning in found if meaning is not None]
-            referring.append(row_links[[place for place, _ in said]])
-            meanings.extend(meaning for _, meaning in said)
-    return _Known(torch.cat(links), wanted, torch.cat(referring) if referring else links[0][:0], meanings)
+            else:
+                groups = [group for group in row if mllm.link.routes[group.route].decoder == decoder]
+                for place, group in enumerate(groups, start=count):
+                    known = vocabulary.row_of(group.phrase)
+                    meaning = read_referring(group.phrase) if known < 0 else None
+                    if known >= 0:
+                        places.append(place)
+                        wanted.append(known)
+                    elif meaning is not None:
+                        referring.append(place)
+                        meanings.append(meaning)
+            links.append(row_links)
+            count += len(row_links)
+    flat = torch.cat(links)
+    chosen = flat[torch.tensor([*places, *referring], dtype=torch.long).to(flat.device)]
+    return _Known(chosen[: len(places)], wanted, chosen[len(places) :], meanings)

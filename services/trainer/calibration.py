@@ -122,8 +122,8 @@ def ask(
         features = decoder.encode(decoder.prepare(scene.image).pixels[None].to(device))
         links = links_of(scene, [row])[None]
         outputs = decoder.ground(features[-len(STRIDES) :], links, torch.ones(1, 1, dtype=torch.bool, device=device))
-        boxes = to_corners(outputs.boxes[-1, 0]) * max(scene.height, scene.width)
-        logits = outputs.logits[-1, 0, :, 0]
+        boxes = to_corners(outputs.boxes[-1, 0].cpu()) * max(scene.height, scene.width)
+        logits = outputs.logits[-1, 0, :, 0].cpu()
         single = suppress_duplicates(boxes, logits, decoder.config.duplicate_iou)
         truths = [scene.objects[index].box for index in members(scene, category)]
         answers.append(_judge(logits[single], boxes[single], torch.tensor(truths).reshape(-1, 4)))
@@ -142,7 +142,7 @@ def _judge(logits: Tensor, boxes: Tensor, truths: Tensor) -> Answer:
         if hit:
             free.pop(int(np.argmax(overlaps)))
         right.append(hit)
-    return Answer(logits[order].cpu().numpy(), np.array(right), truths.shape[0])
+    return Answer(logits[order].numpy(), np.array(right), truths.shape[0])
 
 
 def _iou(first: Tensor, second: Tensor) -> float:
