@@ -91,7 +91,15 @@ class AutoencoderStage(Stage):
         return figures
 
     def export(self, folder: Path) -> None:
-        """The autoencoder as diffusers stores it, with the factor that brings its latents to unit size."""
+        """The autoencoder as diffusers stores it, with the factor that brings its latents to unit size.
+
+        Of a frozen encoder the factor stays as well: it is a part of what a denoising network has learnt.
+        """
+        if any(parameter.requires_grad for parameter in self.autoencoder.encoder.parameters()):
+            self._rescale()
+        self.autoencoder.save_pretrained(folder / "vae")
+
+    def _rescale(self) -> None:
         scenes = [self.compose(self.composer, seed) for seed in range(_SCALING_SCENES)]
         with torch.no_grad():
             pixels = self.collate([to_pixels(scene.image) for scene in scenes]).to(self.autoencoder.device)
@@ -99,7 +107,6 @@ class AutoencoderStage(Stage):
         # Latents are encoded with the factor of the run that this one goes on from.
         factor = self.autoencoder.config.scaling_factor / float(deviation)
         self.autoencoder.register_to_config(scaling_factor=factor)
-        self.autoencoder.save_pretrained(folder / "vae")
 
 
 def to_pixels(image: NDArray[np.uint8]) -> Tensor:

@@ -53,9 +53,9 @@ _TOKENIZER_TEXTS = 30_000
 LANGUAGE_PARTS = 8
 # Lists and answers with several tools are what is learned last.
 _TASKS = TASK_WEIGHTS | {
-    "detect_several": 0.3,
-    "boxes_and_masks": 0.3,
-    "several_tools": 1.3,
+    "detect_several": 0.4,
+    "boxes_and_masks": 0.5,
+    "several_tools": 1.9,
     "refer_back": 0.45,
     "compare": 0.14,
     "count": 0.12,
