@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.mllm.sampling import WritingState
-from services.mllm.tokenizer import MllmTokenizer, TextStream
+from services.mllm.tokenizer import PHRASE_END, PHRASE_START, MllmTokenizer, TextStream
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,13 @@ class AnswerWriter:
             return self._write(self._stream.push(token_id))
         shown = self._write(self._stream.flush())
         if token_id == tokenizer.phrase_start_id:
+            shown += self._markup(PHRASE_START)
             self._where = "phrase"
             self._phrase_start, self._phrase_text = self._length, ""
         elif token_id == tokenizer.phrase_end_id:
             self._where = "closed"
             self.phrase = self._close_phrase()
+            shown += self._markup(PHRASE_END)
         elif token_id in tokenizer.route_of_id:
             self._where = "text"
             self._routed = True
@@ -78,6 +80,10 @@ class AnswerWriter:
         """The rest of the text once nothing more comes."""
         shown = self._write(self._stream.flush())
         return shown if self.stopped else shown + self._release()
+
+    def _markup(self, token: str) -> str:
+        """The marks of a phrase, where answers show them."""
+        return self._write(token) if self._tokenizer.prompt.grounds_in_text else ""
 
     def _close_phrase(self) -> Phrase:
         text = self._phrase_text.strip()

@@ -9,6 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 from transformers import InternVLConfig, Qwen2Config
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
+from services.mllm.prompt_format import PromptFormat
 from services.mllm.super_link import QueryTables, Route
 from services.mllm.tokenizer import MllmTokenizer
 from superlink.configuration import Section
@@ -76,6 +77,11 @@ class MllmConfig(Section):
     # Side of a tile in pixels.
     tile_size: PositiveInt = 160
     downsample_ratio: PositiveFloat = 0.5
+    # "v1" of the oldest public weights has rows and columns of the image tokens swapped.
+    pixel_unshuffle: Literal["v1", "v2"] = "v2"
+    # Of models that never saw an image in several tiles; None: as many as the profile allows.
+    max_tiles: PositiveInt | None = None
+    prompt: PromptFormat = PromptFormat()
     vision: VisionSize = VisionSize()
     language: LanguageSize = LanguageSize()
     # The transformers configuration of a public checkpoint; it then takes the place of ``vision`` and ``language``.
@@ -91,6 +97,7 @@ class MllmConfig(Section):
             "link_token_id": tokenizer.link_id,
             "route_token_ids": tokenizer.route_ids,
             "region_token_id": tokenizer.region_id,
+            "prompt": tokenizer.prompt,
         }
         return cls(**(ids | fields))
 

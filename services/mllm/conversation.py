@@ -1,6 +1,7 @@
 """Conversations as the MLLM reads them: the one place where turns become ids, labels and link positions.
 
-Training and serving render through the same function, so that what the model is asked looks like what it learned from:
+Training and serving render through the same function, so that what the model is asked looks like what it learned from.
+Superlink's own models read this shape; public ones that of their family (``prompt_format.py``):
 
     <|im_start|>user
     <img><IMG_CONTEXT>...</img>
@@ -46,6 +47,14 @@ class ImagePart:
 
 
 @dataclass(frozen=True)
+class VideoPart:
+    """Frames of a video: images of the conversation, each of one tile, from number ``first`` on."""
+
+    first: int
+    frames: int
+
+
+@dataclass(frozen=True)
 class RegionPart:
     """What a user marked: region ``number`` of the conversation, counted from 1 in reading order."""
 
@@ -88,7 +97,7 @@ class Observation:
     groups: tuple[ObservedGroup, ...]
 
 
-Part = Text | ImagePart | RegionPart | RoutedPhrase | Observation
+Part = Text | ImagePart | VideoPart | RegionPart | RoutedPhrase | Observation
 
 
 @dataclass(frozen=True)
@@ -132,13 +141,19 @@ def render(
 ) -> Rendered:
     """Lay ``turns`` out as ids.
 
-    ``image_token_counts[i]`` is the number of image tokens of image ``i``. With ``for_generation`` the sequence ends
+    ``image_token_counts[i]`` is the number of image tokens of image ``i``, frames of videos included. With
+    ``for_generation`` the sequence ends
     where the model is to go on: after a fresh assistant header, or inside the last turn when that is the assistant's.
 
     Labels stand on the assistant's words, phrase markers, routing tokens, ``<|observe|>`` and ``<|im_end|>``, never on
     link placeholders, observations, turns that are not to be learned or anybody else's words. Raises ConversationError.
     """
-    writer = _Writer(tokenizer, image_token_counts)
+    frames = sum(part.frames for turn in turns for part in turn.parts if isinstance(part, VideoPart))
+    writer = _Writer(tokenizer, image_token_counts, numbers_images=len(image_token_counts) - frames > 1)
+    if tokenizer.bos_id is not None:
+        writer.begin(tokenizer.bos_id)
+    if tokenizer.prompt.system_message and not (turns and turns[0].role == "system"):
+        writer.turn(Turn("system", (Text(tokenizer.prompt.system_message),)), is_open=False)
     for number, turn in enumerate(turns):
         is_open = for_generation and number == len(turns) - 1 and turn.role == "assistant"
         writer.turn(turn, is_open)
@@ -191,10 +206,16 @@ def _group_text(group: ObservedGroup) -> str:
 class _Writer:
     """Appends tokens and labels, turn by turn."""
 
-    def __init__(self, tokenizer: MllmTokenizer, image_token_counts: Sequence[int]) -> None:
+    def __init__(self, tokenizer: MllmTokenizer, image_token_counts: Sequence[int], numbers_images: bool) -> None:
         self.rendered = Rendered()
         self._tokenizer = tokenizer
         self._image_token_counts = image_token_counts
+        self._numbers_images = numbers_images
+        # Of videos, so far.
+        self._frames = 0
+
+    def begin(self, bos_id: int) -> None:
+        self._add([bos_id], False)
 
     def turn(self, turn: Turn, is_open: bool) -> None:
         self.header(turn.role)
@@ -206,9 +227,11 @@ class _Writer:
             return
         for part in _image_first(turn.parts):
             if isinstance(part, Text):
-                self._add(self._tokenizer.encode_text(part.text), False)
+                self._text(part.text, False)
             elif isinstance(part, ImagePart) and turn.role == "user":
                 self._image(part)
+            elif isinstance(part, VideoPart) and turn.role == "user":
+                self._video(part)
             elif isinstance(part, RegionPart) and turn.role == "user":
                 self._region(part)
             else:
@@ -216,13 +239,15 @@ class _Writer:
         self._close(False)
 
     def header(self, role: str) -> None:
-        self._add([self._tokenizer.im_start_id, *self._tokenizer.encode_text(f"{role}\n")], False)
+        token, text = self._tokenizer.prompt.shape.header(role)
+        self._add([self._tokenizer.special_id(token)], False)
+        self._text(text, False)
 
     def _assistant(self, parts: Sequence[Part], is_open: bool) -> None:
         round_is_fresh = False
         for number, part in enumerate(parts):
             if isinstance(part, Text):
-                self._add(self._tokenizer.encode_text(part.text), True)
+                self._text(part.text, True)
                 round_is_fresh = False
             elif isinstance(part, RoutedPhrase):
                 self._routed_phrase(part)
@@ -242,9 +267,9 @@ class _Writer:
         if part.route not in tokenizer.routes:
             known = ", ".join(tokenizer.routes)
             raise ConversationError(f"Unknown route {part.route!r}. This model knows {known}.", "unknown_route")
-        words = tokenizer.encode_text(part.phrase)
-        self._add([tokenizer.phrase_start_id, *words, tokenizer.phrase_end_id], True)
-        self._add([tokenizer.route_ids[part.route]], True)
+        self._add([tokenizer.phrase_start_id], True)
+        self._text(part.phrase, True)
+        self._add([tokenizer.phrase_end_id, tokenizer.route_ids[part.route]], True)
         start = len(self.rendered.input_ids)
         queries = tokenizer.queries(part.route)
         self._add([tokenizer.link_id] * queries, False)
@@ -252,19 +277,27 @@ class _Writer:
 
     def _observation(self, part: Observation) -> None:
         self._add([self._tokenizer.observe_id], True)
-        self._add(self._tokenizer.encode_text("\n"), False)
+        self._text("\n", False)
         self.header("observation")
-        self._add(self._tokenizer.encode_text(observation_text(part)), False)
+        self._text(observation_text(part), False)
         self._close(False)
 
     def _image(self, part: ImagePart) -> None:
-        if not 0 <= part.index < len(self._image_token_counts):
-            raise ConversationError(f"No image {part.index}: {len(self._image_token_counts)} were given.")
+        self._framed(part.index, f"Image-{part.index + 1 - self._frames}: " if self._numbers_images else "")
+
+    def _video(self, part: VideoPart) -> None:
+        for frame in range(part.frames):
+            self._framed(part.first + frame, f"Frame{frame + 1}: ")
+        self._frames += part.frames
+
+    def _framed(self, index: int, label: str) -> None:
+        if not 0 <= index < len(self._image_token_counts):
+            raise ConversationError(f"No image {index}: {len(self._image_token_counts)} were given.")
         tokenizer = self._tokenizer
-        if len(self._image_token_counts) > 1:
-            self._add(tokenizer.encode_text(f"Image-{part.index + 1}: "), False)
-        context = [tokenizer.image_context_id] * self._image_token_counts[part.index]
-        self._add([tokenizer.image_start_id, *context, tokenizer.image_end_id, *tokenizer.encode_text("\n")], False)
+        context = [tokenizer.image_context_id] * self._image_token_counts[index]
+        self._text(label, False)
+        self._add([tokenizer.image_start_id, *context, tokenizer.image_end_id], False)
+        self._text("\n", False)
 
     def _region(self, part: RegionPart) -> None:
         if self._tokenizer.region_id is None:
@@ -273,7 +306,13 @@ class _Writer:
 
     def _close(self, supervised: bool) -> None:
         self._add([self._tokenizer.im_end_id], supervised)
-        self._add(self._tokenizer.encode_text("\n"), False)
+        self._text(self._tokenizer.prompt.shape.after_turn, False)
+
+    def _text(self, text: str, supervised: bool) -> None:
+        if not text:
+            return
+        before = self.rendered.input_ids[-1] if self.rendered.input_ids else None
+        self._add(self._tokenizer.encode_text(text, after=before), supervised)
 
     def _add(self, ids: Sequence[int], supervised: bool) -> None:
         self.rendered.input_ids.extend(ids)

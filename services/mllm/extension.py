@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from services.mllm.config import MllmConfig
-from services.mllm.model import TOKENIZER_FILE, Mllm
+from services.mllm.model import Mllm
 from services.mllm.super_link import QueryTables, Route
 from services.mllm.tokenizer import MllmTokenizer
+from services.mllm.tokenizer_files import TOKENIZER_FILE
 from services.runtime.weights import load_weights, read_config
 
 
@@ -31,7 +32,7 @@ def load_with_routes(folder: Path, routes: Sequence[Route]) -> tuple[Mllm, MllmT
     load_weights(old, folder)
     everything = (*config.routes, *added)
     queries = {route.token: route.queries for route in everything}
-    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, queries, takes_regions=True)
+    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, queries, config.prompt, takes_regions=True)
     new = Mllm(
         config.model_copy(
             update={
@@ -59,7 +60,7 @@ def load_with_new_link(
     """
     old, _ = load_with_routes(folder, routes)
     queries = {route.token: route.queries for route in routes}
-    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, queries, takes_regions=True)
+    tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, queries, old.config.prompt, takes_regions=True)
     link = {"routes": tuple(routes), "adapter_version": adapter_version, "query_tables": query_tables}
     new = Mllm(old.config.model_copy(update=link))
     kept = {name: tensor for name, tensor in old.state_dict().items() if not name.startswith("link.")}

@@ -56,6 +56,8 @@ class Shown:
     """What users show in a conversation, in reading order."""
 
     images: list[types_pb2.Image] = field(default_factory=list)
+    # The number of the message that shows each image.
+    turns: list[int] = field(default_factory=list)
     regions: list[MarkedRegion] = field(default_factory=list)
 
 
@@ -159,6 +161,7 @@ def _part(part: mllm_pb2.Part, message: int, shown: Shown, folds_capitals: bool)
         return Text(fold_capitals(part.text) if folds_capitals else part.text)
     if kind == "image":
         shown.images.append(part.image)
+        shown.turns.append(message)
         return ImagePart(len(shown.images) - 1)
     if kind == "region":
         if not shown.images:

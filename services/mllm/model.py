@@ -6,7 +6,6 @@ tables and projection heads of the super link. Knows nothing about text: ids in,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,14 @@ from transformers import InternVLForConditionalGeneration
 from services.backbones.residual import ResidualStem
 from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.conversation import IGNORED, RenderedGroup
+from services.mllm.prompt_format import PromptFormat
+from services.mllm.public_checkpoint import is_public, read_public
 from services.mllm.region_encoder import RegionBatch, RegionEncoder
 from services.mllm.slots import SLOT_ATTENTION, SlotCache, Step
 from services.mllm.super_link import Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
-from services.runtime.weights import CONFIG_FILE, WeightsError, load_weights, read_config, save_weights
-
-TOKENIZER_FILE = "tokenizer.json"
+from services.mllm.tokenizer_files import TOKENIZER_FILE
+from services.runtime.weights import WeightsError, load_weights, read_config, save_weights
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ class Mllm(nn.Module):
         self._layer_types = set(getattr(text, "layer_types", None) or ["full_attention"])
         if self._layer_types != {"full_attention"}:
             raise WeightsError(f"Layers with {self._layer_types} are not supported, only full attention.")
+        # A mask of this form is taken as it is, unused, and none is built: by layer type, where the model has such.
+        self._no_mask: Any = dict.fromkeys(self._layer_types)
+        if getattr(text, "layer_types", None) is None:
+            self._no_mask = torch.empty(1, 1, 1, 1, device="meta")
         if config.public is None:
             self._fit_tower()
         self.internvl.model.language_model.set_attn_implementation(SLOT_ATTENTION)
@@ -115,23 +119,19 @@ class Mllm(nn.Module):
         name: str = "",
         adapter_version: str = "untrained",
     ) -> tuple[Mllm, MllmTokenizer]:
-        """Load a public ``*-hf`` InternVL checkpoint: its weights as they are, the link newly initialised.
+        """Load a public InternVL checkpoint (``public_checkpoint.py``): its weights as they are, the link newly
+        initialised.
 
         Special tokens that its tokenizer lacks are appended, and the embeddings grow by as many rows.
         Raises WeightsError.
         """
-        if not (folder / TOKENIZER_FILE).is_file():
-            raise WeightsError(f"{folder}: there is no {TOKENIZER_FILE}.")
-        tokenizer = MllmTokenizer.extend(folder / TOKENIZER_FILE, {route.token: route.queries for route in routes})
-        try:
-            internvl = InternVLForConditionalGeneration.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{folder} is not an InternVL checkpoint with safetensors: {error}") from error
+        checkpoint = read_public(folder)
+        queries = {route.token: route.queries for route in routes}
+        tokenizer = MllmTokenizer.complete(checkpoint.tokenizer, queries, checkpoint.prompt)
+        internvl = checkpoint.load()
         rows: int = internvl.lm_head.out_features
         if len(tokenizer) > rows:
-            internvl.resize_token_embeddings(len(tokenizer))
+            _add_words(internvl, len(tokenizer))
             rows = len(tokenizer)
         vision: Any = internvl.config.vision_config
         config = MllmConfig.for_tokenizer(
@@ -143,6 +143,8 @@ class Mllm(nn.Module):
             region_token_id=None,
             tile_size=vision.image_size[0],
             downsample_ratio=internvl.config.downsample_ratio,
+            pixel_unshuffle=checkpoint.pixel_unshuffle,
+            max_tiles=checkpoint.max_tiles,
             public=internvl.config.to_dict(),
         )
         with torch.device("meta"):
@@ -160,7 +162,7 @@ class Mllm(nn.Module):
             model, tokenizer = cls.from_public(folder)
             return model.eval(), tokenizer
         config = read_config(folder, MllmConfig)
-        tokenizer = _read_tokenizer(folder, config.queries_by_route)
+        tokenizer = _read_tokenizer(folder, config.queries_by_route, config.prompt)
         model = cls(config)
         load_weights(model, folder)
         return model.eval(), tokenizer
@@ -179,9 +181,18 @@ class Mllm(nn.Module):
         patches = sequence[:, 1:]  # without CLS: (tiles, side², width)
         side = int(patches.shape[1] ** 0.5)
         square = patches.reshape(patches.shape[0], side, side, patches.shape[2])
-        shuffled = inner.pixel_shuffle(square, scale_factor=self.config.downsample_ratio)
-        features = inner.multi_modal_projector(shuffled.reshape(patches.shape[0], -1, shuffled.shape[-1]))
+        features = inner.multi_modal_projector(self.unshuffle(square))
         return TowerOutput(grid=square.permute(0, 3, 1, 2), features=features, pixels=pixels)
+
+    def unshuffle(self, grid: Tensor) -> Tensor:
+        """Pixel unshuffle: ``[tiles, side, side, width]`` to ``[tiles, (side / 2)², 4·width]``.
+
+        A token is four neighbours. Tokens run row by row, or column by column in the first version of it.
+        """
+        shuffled: Tensor = self.internvl.model.pixel_shuffle(grid, scale_factor=self.config.downsample_ratio)
+        if self.config.pixel_unshuffle == "v1":
+            shuffled = shuffled.transpose(1, 2)
+        return shuffled.reshape(grid.shape[0], -1, shuffled.shape[-1])
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Image features ``[tiles, tokens a tile, hidden]`` of tiles ``[tiles, 3, size, size]``."""
@@ -253,10 +264,9 @@ class Mllm(nn.Module):
     def run_step(self, embeddings: Tensor, step: Step, cache: SlotCache) -> Tensor:
         """Run the packed new tokens ``[tokens, hidden]`` of running sequences; returns their states."""
         cache.begin(step)
-        # Given by layer type, the (unused) mask is taken as it is and none is built.
         output = self.internvl.model.language_model(
             inputs_embeds=embeddings.unsqueeze(0),
-            attention_mask=dict.fromkeys(self._layer_types),
+            attention_mask=self._no_mask,
             position_ids=step.positions.unsqueeze(0),
             past_key_values=cache,
             use_cache=True,
@@ -297,6 +307,16 @@ class Mllm(nn.Module):
         return list(links)
 
 
+@torch.no_grad()
+def _add_words(internvl: InternVLForConditionalGeneration, rows: int) -> None:
+    """Grow the vocabulary to ``rows``; new words are as likely as the old ones on average, as InternVL begins them."""
+    before = internvl.lm_head.out_features
+    internvl.resize_token_embeddings(rows, mean_resizing=False)
+    written, read = internvl.lm_head.weight, internvl.get_input_embeddings().weight
+    if written is not read:
+        written[before:] = written[:before].mean(dim=0)
+
+
 def _fill(embeddings: Tensor, wanted: Tensor, features: Tensor | None, what: str) -> Tensor:
     """``embeddings`` with ``features`` in the ``wanted`` places, in order."""
     expected, given = int(wanted.sum()), 0 if features is None else features.shape[0]
@@ -325,17 +345,8 @@ def language_loss(model: Mllm, hidden: Tensor, labels: Tensor) -> tuple[Tensor, 
     return nn.functional.cross_entropy(logits.float(), targets[supervised], reduction="sum"), count
 
 
-def is_public(folder: Path) -> bool:
-    """Whether ``folder`` holds a checkpoint in the format of transformers' InternVL classes."""
+def _read_tokenizer(folder: Path, queries_by_route: Mapping[str, int], prompt: PromptFormat) -> MllmTokenizer:
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("model_type") == "internvl"
-
-
-def _read_tokenizer(folder: Path, queries_by_route: Mapping[str, int]) -> MllmTokenizer:
-    try:
-        return MllmTokenizer.load(folder / TOKENIZER_FILE, queries_by_route)
+        return MllmTokenizer.load(folder / TOKENIZER_FILE, queries_by_route, prompt)
     except (FileNotFoundError, ValueError) as error:
         raise WeightsError(f"{folder}: {error} `superlink train` writes it beside the weights.") from error

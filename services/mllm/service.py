@@ -40,7 +40,7 @@ from services.mllm.messages import (
 from services.mllm.model import Mllm
 from services.mllm.region_encoder import view_region
 from services.mllm.sampling import Sampling
-from services.mllm.tiling import choose_grid, cut_tiles, share_tiles
+from services.mllm.tiling import choose_grid, cut_tiles, tile_budgets
 from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.images import ImageExecutor, decode_image, image_digest
 from services.runtime.metrics import WorkerMetrics
@@ -82,6 +82,7 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         model, self._tokenizer = await self._thread.run(Mllm.load, weights_folder(self._settings))
         self._config = model.config
         self._tokens_per_tile = model.config.tokens_per_tile
+        self._max_tiles = min(self._settings.max_tiles, model.config.max_tiles or self._settings.max_tiles)
         self._decoder_of_route = {route.token: route.decoder for route in model.config.routes}
         self._grammars = JsonGrammars(self._tokenizer, model.config.vocab_size)
         self._engine = Engine(
@@ -123,9 +124,10 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         with self._engine.admission():
             # Not in this thread: a large schema takes a while.
             grammar = await asyncio.to_thread(self._grammars.of, request.json_schema) if request.json_schema else None
-            inputs = await self._prepare(shown.images)
+            budgets = tile_budgets(self._max_tiles, shown.turns)
+            inputs = await self._prepare(shown.images, budgets)
             rendered = self._render(turns, inputs, for_generation=True)
-            regions = await self._look(shown)
+            regions = await self._look(shown, budgets)
             prepare_s = time.monotonic() - began
             record_phase("prepare", began, prepare_s)
             note(images=len(inputs), prompt_tokens=len(rendered.input_ids))
@@ -164,9 +166,9 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         if self._config.fold_capitals:
             routed = [RoutedPhrase(each.route, fold_capitals(each.phrase)) for each in routed]
         with self._engine.admission():
-            shows_image = request.HasField("image")
-            inputs = await self._prepare([request.image] if shows_image else [])
-            rendered = self._render(fast_path(routed, shows_image), inputs, for_generation=False)
+            images = [request.image] if request.HasField("image") else []
+            inputs = await self._prepare(images, [self._max_tiles] * len(images))
+            rendered = self._render(fast_path(routed, bool(images)), inputs, for_generation=False)
             prepare_s = time.monotonic() - began
             record_phase("prepare", began, prepare_s)
             note(phrases=len(routed), prompt_tokens=len(rendered.input_ids))
@@ -195,16 +197,18 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
             await engine.link(rendered, inputs, route.decoder)
         engine.features.clear()
 
-    async def _prepare(self, images: Sequence[types_pb2.Image]) -> list[ImageInput]:
-        """Features of images seen before, tiles of the others. Raises SuperlinkError."""
+    async def _prepare(self, images: Sequence[types_pb2.Image], budgets: Sequence[int]) -> list[ImageInput]:
+        """Features of images seen before, tiles of the others, as many as its budget each. Raises SuperlinkError."""
         if len(images) > self._settings.max_images:
             raise invalid_argument(
                 "too_many_images",
                 f"The conversation has {len(images)} images; this model takes {self._settings.max_images}.",
             )
         began = time.monotonic()
-        budget = share_tiles(self._settings.max_tiles, len(images))
-        inputs = [await self._images.run(self._prepare_image, image, budget) for image in images]
+        inputs = [
+            await self._images.run(self._prepare_image, image, budget)
+            for image, budget in zip(images, budgets, strict=True)
+        ]
         if images:
             self._metrics.observe_prepare(time.monotonic() - began)
         return inputs
@@ -221,15 +225,14 @@ class MllmService(Worker, mllm_pb2_grpc.MllmServicer):
         pixels = Image.fromarray(decode_image(image.encoded, self._limits))
         return ImageInput(key, cut_tiles(pixels, max_tiles, self._config.tile_size))
 
-    async def _look(self, shown: Shown) -> list[RegionInput]:
+    async def _look(self, shown: Shown, budgets: Sequence[int]) -> list[RegionInput]:
         """How to look at every region of a conversation. Raises SuperlinkError for marks that mean no pixels."""
         regions: list[RegionInput | None] = [None] * len(shown.regions)
-        budget = share_tiles(self._settings.max_tiles, len(shown.images))
         for number, image in enumerate(shown.images):
             places = [place for place, marked in enumerate(shown.regions) if marked.image == number]
             if places:
                 marks = [shown.regions[place].region for place in places]
-                found = await self._images.run(self._look_at_image, image, budget, marks)
+                found = await self._images.run(self._look_at_image, image, budgets[number], marks)
                 for place, region in zip(places, found, strict=True):
                     regions[place] = region
         return [region for region in regions if region is not None]

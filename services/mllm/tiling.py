@@ -1,7 +1,11 @@
-"""Dynamic tiling: an image of any shape becomes 1 to n tiles of one size, and a thumbnail (InternVL 1.5, section 3)."""
+"""Dynamic tiling: an image of any shape becomes 1 to n tiles of one size, and a thumbnail (InternVL 1.5, section 3).
+
+A video is a row of images of one tile each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -48,6 +52,30 @@ def choose_grid(width: int, height: int, max_tiles: int, tile_size: int, min_til
 def share_tiles(max_tiles: int, images: int) -> int:
     """Tiles that each of ``images`` may take when they share one budget."""
     return max(1, max_tiles // max(1, images))
+
+
+def tile_budgets(max_tiles: int, turns: Sequence[int]) -> list[int]:
+    """Tiles that each image of a conversation may take; ``turns`` are the numbers of the turns that show them.
+
+    Those of the newest turn that shows any share ``max_tiles``; older ones get one, so that a long conversation stays
+    short.
+    """
+    newest = max(turns, default=0)
+    share = share_tiles(max_tiles, sum(turn == newest for turn in turns))
+    return [share if turn == newest else 1 for turn in turns]
+
+
+def frame_indices(frames: int, samples: int) -> list[int]:
+    """Which of a video's ``frames`` to look at: the middles of ``samples`` equal stretches, as InternVL takes them.
+
+    All frames where there are no more than that. Raises ValueError when either is not positive.
+    """
+    if frames < 1 or samples < 1:
+        raise ValueError(f"{samples} of {frames} frames cannot be chosen.")
+    if frames <= samples:
+        return list(range(frames))
+    stretch = (frames - 1) / samples
+    return [int(stretch / 2 + round(stretch * number)) for number in range(samples)]
 
 
 def cut_tiles(image: Image.Image, max_tiles: int, tile_size: int) -> Tensor:

@@ -1,20 +1,23 @@
 """Byte-level BPE of the MLLM: ordinary text and special tokens never mix.
 
 What a person types is encoded by ``encode_text``, which knows no special token: a typed "[DET]" stays five
-characters. Special tokens enter a sequence only by their ids.
+characters. Special tokens enter a sequence only by their ids. Public checkpoints may bring SentencePiece's BPE with
+byte fallback instead.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from services.mllm.prompt_format import PromptFormat
+
 PAD = "<pad>"
-IM_START = "<|im_start|>"
-IM_END = "<|im_end|>"
 OBSERVE = "<|observe|>"
 IMAGE_START = "<img>"
 IMAGE_END = "</img>"
@@ -26,10 +29,8 @@ REGION_START = "<reg>"
 REGION_END = "</reg>"
 REGION = "<region>"
 
-CONTROL_TOKENS = (
-    PAD,
-    IM_START,
-    IM_END,
+# Beside those of the prompt format.
+_FRAMING_TOKENS = (
     OBSERVE,
     IMAGE_START,
     IMAGE_END,
@@ -38,6 +39,9 @@ CONTROL_TOKENS = (
     PHRASE_END,
     LINK,
 )
+
+# Of public models, around the boxes that they write.
+BOX_TOKENS = ("<box>", "</box>")
 
 # Of models that take visual prompts.
 REGION_TOKENS = (REGION_START, REGION_END, REGION)
@@ -51,29 +55,62 @@ DEFAULT_ROUTES: Mapping[str, int] = {
     "[EDIT]": 8,
 }
 
+# SentencePiece's space, and its pieces that are one byte.
+_SPACE = "▁"
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
 # Spaces, digits and Han characters stand alone, so that a word has the same ids wherever it occurs ("dog" in a
 # question, after "<ref>", before a comma): a small model then copies a phrase token by token.
 _WORDS = r"\p{Han}|[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}|\n|[^\S\n]+|[^\s\p{L}\p{M}\p{N}]"
+
+_OWN_PROMPT = PromptFormat()
+
+
+def _control_tokens(prompt: PromptFormat) -> tuple[str, ...]:
+    shape = prompt.shape
+    start = () if prompt.bos_token is None else (prompt.bos_token,)
+    return (PAD, *shape.header_tokens, shape.turn_end, *_FRAMING_TOKENS, *start)
+
+
+# Of Superlink's own models, in the order in which their vocabularies begin.
+CONTROL_TOKENS = _control_tokens(_OWN_PROMPT)
 
 
 class MllmTokenizer:
     """Text and ids of one MLLM.
 
-    ``routes`` maps each routing token to the number of super-link queries behind it: ``{"[DET]": 4}``.
+    ``routes`` maps each routing token to the number of super-link queries behind it: ``{"[DET]": 4}``; ``prompt`` says
+    how conversations are laid out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, routes: Mapping[str, int] = DEFAULT_ROUTES) -> None:
-        """Wrap ``tokenizer``. Raises ValueError when it lacks a special token or is not byte-level."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        routes: Mapping[str, int] = DEFAULT_ROUTES,
+        prompt: PromptFormat = _OWN_PROMPT,
+    ) -> None:
+        """Wrap ``tokenizer``. Raises ValueError when it lacks a special token."""
         self._tokenizer = tokenizer
-        # Special tokens typed into a text are split like any other text.
-        self._tokenizer.encode_special_tokens = True
+        self.prompt = prompt
         self.routes: dict[str, int] = dict(routes)
-        missing = [token for token in (*CONTROL_TOKENS, *self.routes) if tokenizer.token_to_id(token) is None]
+        wanted = (*_control_tokens(prompt), *self.routes)
+        missing = [token for token in wanted if tokenizer.token_to_id(token) is None]
         if missing:
             raise ValueError(f"The tokenizer lacks the special tokens {', '.join(missing)}.")
+        self._is_sentencepiece = bool(getattr(tokenizer.model, "byte_fallback", False))
+        # Whether a space is put before every text, as SentencePiece may do, so that first words are like others.
+        self.puts_space_first = False
+        # What encodes: without that space, which only texts that begin anew get.
+        self._encoder = tokenizer
+        if self._is_sentencepiece:
+            self._encoder, self.puts_space_first = _without_first_space(tokenizer)
+        # Special tokens typed into a text are split like any other text.
+        self._encoder.encode_special_tokens = True
+        self._wanted_ids = {token: self._id(token) for token in wanted}
         self.pad_id = self._id(PAD)
-        self.im_start_id = self._id(IM_START)
-        self.im_end_id = self._id(IM_END)
+        self.bos_id: int | None = None if prompt.bos_token is None else self._id(prompt.bos_token)
+        # What closes a turn: <|im_end|>, or <|end|> of Phi-3.
+        self.im_end_id = self._id(prompt.shape.turn_end)
         self.observe_id = self._id(OBSERVE)
         self.image_start_id = self._id(IMAGE_START)
         self.image_end_id = self._id(IMAGE_END)
@@ -86,10 +123,13 @@ class MllmTokenizer:
         self.route_ids: dict[str, int] = {route: self._id(route) for route in self.routes}
         self.route_of_id: dict[int, str] = {token_id: route for route, token_id in self.route_ids.items()}
         added = tokenizer.get_added_tokens_decoder()
+        shown = BOX_TOKENS if prompt.grounds_in_text else ()
         self.special_ids: frozenset[int] = frozenset(
-            {token_id for token_id, token in added.items() if token.special}
-            | {self._id(token) for token in (*CONTROL_TOKENS, *self.routes)}
+            {token_id for token_id, token in added.items() if token.special and token.content not in shown}
+            | set(self._wanted_ids.values())
         )
+        # Special tokens that swallow the white space after them, as those of Phi-3 do.
+        self._greedy_ids = frozenset(token_id for token_id, token in added.items() if token.rstrip)
         self._bytes_of_id = self._token_bytes()
 
     @classmethod
@@ -107,32 +147,48 @@ class MllmTokenizer:
             vocab_size=vocab_size,
             min_frequency=2,
             show_progress=False,
-            special_tokens=_added_tokens((*CONTROL_TOKENS, *REGION_TOKENS, *routes)),
+            special_tokens=_added_tokens((*_control_tokens(_OWN_PROMPT), *REGION_TOKENS, *routes)),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer, routes)
 
     @classmethod
-    def load(cls, file: Path, routes: Mapping[str, int] = DEFAULT_ROUTES) -> MllmTokenizer:
+    def load(
+        cls, file: Path, routes: Mapping[str, int] = DEFAULT_ROUTES, prompt: PromptFormat = _OWN_PROMPT
+    ) -> MllmTokenizer:
         """Read a ``tokenizer.json``. Raises FileNotFoundError, or ValueError when special tokens are missing."""
         if not file.is_file():
             raise FileNotFoundError(f"No tokenizer at {file}.")
-        return cls(Tokenizer.from_file(str(file)), routes)
+        return cls(Tokenizer.from_file(str(file)), routes, prompt)
 
     @classmethod
     def extend(
-        cls, file: Path, routes: Mapping[str, int] = DEFAULT_ROUTES, takes_regions: bool = False
+        cls,
+        file: Path,
+        routes: Mapping[str, int] = DEFAULT_ROUTES,
+        prompt: PromptFormat = _OWN_PROMPT,
+        takes_regions: bool = False,
     ) -> MllmTokenizer:
-        """Read the ``tokenizer.json`` of a public checkpoint and append the special tokens that it lacks.
+        """Read a ``tokenizer.json`` and append the special tokens that it lacks.
 
         ``takes_regions``: also those of visual prompts.
         """
-        tokenizer = Tokenizer.from_file(str(file))
-        wanted = (*CONTROL_TOKENS, *(REGION_TOKENS if takes_regions else ()), *routes)
+        return cls.complete(Tokenizer.from_file(str(file)), routes, prompt, takes_regions)
+
+    @classmethod
+    def complete(
+        cls,
+        tokenizer: Tokenizer,
+        routes: Mapping[str, int],
+        prompt: PromptFormat = _OWN_PROMPT,
+        takes_regions: bool = False,
+    ) -> MllmTokenizer:
+        """Append to ``tokenizer`` the special tokens that it lacks."""
+        wanted = (*_control_tokens(prompt), *(REGION_TOKENS if takes_regions else ()), *routes)
         lacking = [token for token in wanted if tokenizer.token_to_id(token) is None]
         tokenizer.add_special_tokens(_added_tokens(lacking))
-        return cls(tokenizer, routes)
+        return cls(tokenizer, routes, prompt)
 
     def save(self, file: Path) -> None:
         """Write ``tokenizer.json``."""
@@ -141,9 +197,17 @@ class MllmTokenizer:
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
-    def encode_text(self, text: str) -> list[int]:
-        """Ids of ``text``; none of them is a special token, whatever the text says."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def encode_text(self, text: str, after: int | None = None) -> list[int]:
+        """Ids of ``text`` behind the token ``after``; none of them is a special token, whatever the text says."""
+        if after in self._greedy_ids:
+            text = text.lstrip()
+        if self.puts_space_first and text and (after is None or after in self.special_ids):
+            text = f" {text}"
+        return list(self._encoder.encode(text, add_special_tokens=False).ids)
+
+    def special_id(self, token: str) -> int:
+        """The id of a special token. Raises KeyError for an unknown one."""
+        return self._wanted_ids[token] if token in self._wanted_ids else self._id(token)
 
     def encode_region(self, number: int) -> list[int]:
         """Ids of visual prompt ``number``: ``<reg>region 1<region></reg>``. Raises KeyError where none are taken."""
@@ -179,7 +243,10 @@ class MllmTokenizer:
         for token, token_id in vocabulary.items():
             if token_id in self.special_ids:
                 continue
-            if all(character in byte_of_character for character in token):
+            if self._is_sentencepiece:
+                byte = _BYTE_PIECE.fullmatch(token)
+                table[token_id] = bytes.fromhex(byte[1]) if byte else token.replace(_SPACE, " ").encode("utf-8")
+            elif all(character in byte_of_character for character in token):
                 table[token_id] = bytes(byte_of_character[character] for character in token)
             else:
                 # An added token that is not special is spelt as plain text.
@@ -193,16 +260,37 @@ class TextStream:
     def __init__(self, tokenizer: MllmTokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._drops_space = tokenizer.puts_space_first
 
     def push(self, token_id: int) -> str:
         """The text that ``token_id`` completes; empty while a multi-byte character is open."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        if self._drops_space and text:
+            self._drops_space = False
+            text = text.removeprefix(" ")
+        return text
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for an unfinished character, else nothing."""
+        """What is left at the end of a text: U+FFFD for an unfinished character, else nothing."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self._drops_space = self._tokenizer.puts_space_first
         return rest
+
+
+def _without_first_space(tokenizer: Tokenizer) -> tuple[Tokenizer, bool]:
+    """A copy that puts no space before a text, and whether ``tokenizer`` does."""
+    state = json.loads(tokenizer.to_str())
+    normalizer = state["normalizer"] or {}
+    steps = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
+    kept = [step for step in steps if step and step["type"] != "Prepend"]
+    puts_space = len(kept) < len([step for step in steps if step])
+    state["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    splitter = state["pre_tokenizer"]
+    if splitter is not None and splitter["type"] == "Metaspace":
+        puts_space = puts_space or splitter["prepend_scheme"] != "never"
+        splitter["prepend_scheme"] = "never"
+    return Tokenizer.from_str(json.dumps(state)), puts_space
 
 
 def _added_tokens(tokens: Iterable[str]) -> list[AddedToken]:

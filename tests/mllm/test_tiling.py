@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from services.mllm.tiling import IMAGENET_MEAN, IMAGENET_STD, choose_grid, cut_tiles, share_tiles
+from services.mllm.tiling import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    choose_grid,
+    cut_tiles,
+    frame_indices,
+    share_tiles,
+    tile_budgets,
+)
+
+pytestmark = pytest.mark.internvl
 
 # width, height, then (columns, rows, tiles with thumbnail, image tokens at 256 a tile) for at most 6, 12 and 40 tiles.
 VECTORS = [
@@ -64,7 +75,10 @@ def test_every_published_grid_is_chosen(column: int, max_tiles: int) -> None:
         assert (grid.columns, grid.rows, grid.tiles, grid.tiles * 256) == (columns, rows, tiles, tokens), vector[:2]
 
 
-@pytest.mark.parametrize(("side", "cells"), [(633, 1), (634, 4), (950, 4), (951, 9), (1267, 9), (1268, 16), (1584, 25)])
+@pytest.mark.parametrize(
+    ("side", "cells"),
+    [(633, 1), (634, 4), (950, 4), (951, 9), (1267, 9), (1268, 16), (1583, 16), (1584, 25), (1900, 25), (1901, 36)],
+)
 def test_a_square_takes_more_tiles_once_it_fills_half_of_them(side: int, cells: int) -> None:
     grid = choose_grid(side, side, 40, 448)
     assert grid.columns * grid.rows == cells
@@ -96,3 +110,54 @@ def test_pixels_are_normalised_by_imagenet() -> None:
 
 def test_images_share_one_budget_of_tiles() -> None:
     assert [share_tiles(12, images) for images in (1, 2, 5, 40)] == [12, 6, 2, 1]
+
+
+@pytest.mark.parametrize(("max_tiles", "grids", "ratios"), [(6, 14, 13), (12, 35, 29), (24, 84, 67), (40, 158, 123)])
+def test_every_grid_of_an_area_can_be_chosen(max_tiles: int, grids: int, ratios: int) -> None:
+    shapes = [(columns, rows) for columns in range(1, 41) for rows in range(1, 41) if columns * rows <= max_tiles]
+    chosen = {choose_grid(columns * 4480, rows * 4480, max_tiles, 448) for columns, rows in shapes}
+    assert len(shapes) == grids
+    # Of grids of one ratio a picture that fills them takes the largest.
+    assert len(chosen) == ratios == len({columns / rows for columns, rows in shapes})
+
+
+@pytest.mark.parametrize("max_tiles", [6, 12, 40])
+def test_transformers_counts_the_same_tiles(max_tiles: int) -> None:
+    processor = GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}, crop_to_patches=True)
+    for width, height, *_ in VECTORS:
+        theirs = processor.get_number_of_image_patches(height, width, {"min_patches": 1, "max_patches": max_tiles})
+        assert choose_grid(width, height, max_tiles, 448).tiles == theirs, (width, height)
+
+
+def test_a_4k_image_is_seen_in_its_own_resolution() -> None:
+    pixels = np.zeros((2160, 3840, 3), dtype=np.uint8)
+    # A white square of ten pixels: in the thumbnail it is little more than one.
+    pixels[1000:1010, 2000:2010] = 255
+    tiles = cut_tiles(Image.fromarray(pixels), max_tiles=40, tile_size=448)
+    assert tiles.shape == (29, 3, 448, 448)
+    bright = (tiles[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0] > 0.5).flatten(1).sum(dim=1)
+    # Tile column 3 of 7, row 1 of 4.
+    assert int(bright[:-1].argmax()) == 1 * 7 + 3
+    assert int(bright[:-1].max()) > 50
+    assert int(bright[-1]) < 5
+
+
+def test_the_newest_images_share_the_budget_and_older_ones_keep_one_tile() -> None:
+    assert tile_budgets(12, []) == []
+    assert tile_budgets(12, [0]) == [12]
+    assert tile_budgets(12, [0, 0, 0]) == [4, 4, 4]
+    # The newest turn that shows images, whatever was said since.
+    assert tile_budgets(12, [0, 0, 2, 4, 4]) == [1, 1, 1, 6, 6]
+    assert tile_budgets(2, [1, 1, 1, 1, 1]) == [1, 1, 1, 1, 1]
+
+
+def test_frames_are_the_middles_of_equal_stretches() -> None:
+    assert frame_indices(100, 8) == [6, 18, 31, 43, 56, 68, 80, 93]
+    assert frame_indices(3, 8) == [0, 1, 2]
+    assert frame_indices(1, 1) == [0]
+    for frames in range(1, 200):
+        chosen = frame_indices(frames, 16)
+        assert chosen == sorted(set(chosen))
+        assert 0 <= chosen[0] <= chosen[-1] < frames
+    with pytest.raises(ValueError, match="8 of 0 frames"):
+        frame_indices(0, 8)
