@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from services.evaluation.adaptation.commands import judge_domain_command
 from services.evaluation.latency import LatencyReport, measure_latency
 from services.evaluation.runs_table import RunsTableError, runs_table
 from services.evaluation.scenes_evaluation import evaluate_scenes, write_failures
@@ -107,6 +108,9 @@ def runs_table_command(
         output.print(runs_table(runs, figure or (), step), markup=False, highlight=False)
     except RunsTableError as error:
         fail(str(error))
+
+
+evaluate.command("domain")(judge_domain_command)
 
 
 @bench.command("latency")
