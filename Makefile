@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROFILE ?= tiny
 
-.PHONY: help setup demo up test test-all bench lint format proto sprites
+.PHONY: help setup demo up test test-all bench chaos lint format proto sprites
 
 help: ## Say what each target does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-all: setup ## Run every test
 bench: setup ## Measure latency through a running gateway and where the time goes; writes tests/benchmarks/results
 	@mkdir -p tests/benchmarks/results
 	@$(BIN)/superlink bench latency --profile $(PROFILE) --json tests/benchmarks/results/latency.json
+
+chaos: setup ## Kill, flood, cut off and starve running stacks; prints what held (50 minutes; one: SCENARIO=network)
+	@$(BIN)/python -m tests.chaos $(if $(SCENARIO),--scenario $(SCENARIO)) --json runs/chaos.json
 
 lint: setup ## Check style, format and types
 	@echo "==> ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

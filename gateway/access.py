@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.batch_traffic import is_of_batch
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.playground.pages import PLAYGROUND
@@ -29,8 +30,18 @@ class Access:
     It does so before anything of the body is read.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: Limits, defaults: KeyLimits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: ApiKeys,
+        limits: Limits,
+        defaults: KeyLimits,
+        batch_share: float,
+        metrics: Metrics,
+    ) -> None:
+        """``batch_share``: the part of a key's limits that its batches may use."""
         self._app = app
+        self._batch_share = batch_share
         self._keys = keys
         self._limits = limits
         self._defaults = defaults
@@ -45,7 +56,11 @@ class Access:
             key = await self._keys.verify(key_of(Headers(scope=scope).get("authorization", "")))
             # The log has the key of requests over a limit, too.
             scope["state"]["api_key_id"] = key.id
-            slot = await self._limits.admit(key.id, key.limits(self._defaults))
+            limits = key.limits(self._defaults)
+            if is_of_batch(scope):
+                # What is left of them is for the key's live requests.
+                limits = limits.shared(self._batch_share)
+            slot = await self._limits.admit(key.id, limits)
         except SuperlinkError as error:
             self._metrics.refusals.labels(error.code).inc()
             response = ProblemResponse(Problem.from_error(error, scope["state"]["request_id"]))

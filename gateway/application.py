@@ -12,13 +12,15 @@ from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from gateway import chat, detect, drawing, files, plain_answer, probes
+from gateway import batches, chat, detect, drawing, files, plain_answer, probes
 from gateway.access import Access
+from gateway.batch_traffic import GiveWay
 from gateway.deployment import Deployment, deployment_of
 from gateway.disconnects import ClientLeft
 from gateway.idempotency import Idempotency, KeptAnswers
-from gateway.image_urls import ImageFetcher, Resolver, SystemResolver
+from gateway.image_urls import ImageFetcher
 from gateway.limits import Limits
+from gateway.load_shedding import LoadShedding
 from gateway.mcp_endpoint import McpEndpoint
 from gateway.metrics import Metrics
 from gateway.middleware import CLIENT_LEFT, BodyLimit, RequestMiddleware, is_probe
@@ -29,11 +31,14 @@ from gateway.problems import add_problem_handlers
 from gateway.uploads import OVERHEAD_BYTES
 from superlink.api_keys import ApiKeys
 from superlink.artifacts import ArtifactStore, open_store
+from superlink.batch_store import open_batches
 from superlink.channels import open_channel
 from superlink.configuration import ConfigurationError
 from superlink.errors import SuperlinkError
 from superlink.profile import GatewaySettings, Profile
+from superlink.public_hosts import Resolver, SystemResolver
 from superlink.redis_connection import URL_VARIABLE, connect, redis_url_of
+from superlink.webhook_secrets import with_secret
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +58,16 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
     redis = _redis_of(profile.gateway)
     agents = McpEndpoint(profile.gateway)
     artifacts = open_store(profile)
+    profile = _with_webhook_secret(profile)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
         fetcher = ImageFetcher(profile.gateway.image_urls, profile.images, resolve or SystemResolver())
         async with open_channel(profile.orchestrator.address) as channel, aclosing(fetcher), agents.running():
             orchestrator = OrchestratorClient(channel)
-            application.state.deployment = Deployment(profile, orchestrator, metrics, fetcher, artifacts, redis)
+            application.state.deployment = Deployment(
+                profile, orchestrator, metrics, fetcher, artifacts, open_batches(profile), redis
+            )
             sweeping = asyncio.create_task(_keep_sweeping(artifacts))
             yield
             sweeping.cancel()
@@ -82,12 +90,19 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
         keys = profile.gateway.keys
         if keys.required:
             application.add_middleware(
-                Access, keys=ApiKeys(redis), limits=Limits(redis), defaults=keys.limits, metrics=metrics
+                Access,
+                keys=ApiKeys(redis),
+                limits=Limits(redis),
+                defaults=keys.limits,
+                batch_share=profile.batches.share_of_limits,
+                metrics=metrics,
             )
+    application.add_middleware(GiveWay, most=profile.batches.max_requests_in_flight, metrics=metrics)
     uploads = {files.FILES: profile.artifacts.max_file_bytes + OVERHEAD_BYTES}
     application.add_middleware(BodyLimit, max_body_bytes=profile.gateway.max_body_bytes, by_path=uploads)
+    application.add_middleware(LoadShedding, metrics=metrics)
     application.add_middleware(RequestMiddleware, metrics=metrics)
-    rooms = (chat, plain_answer, detect, drawing, files, probes, agents)
+    rooms = (chat, plain_answer, detect, drawing, files, batches, probes, agents)
     routers = [*(room.router for room in rooms), playground_router()]
     add_problem_handlers(application, routers)
     for departure in (ClientLeft, ClientDisconnect):
@@ -96,6 +111,11 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
         application.include_router(router)
     document_the_rest(application, needs_keys=profile.gateway.keys.required, keeps_answers=redis is not None)
     return application
+
+
+def _with_webhook_secret(profile: Profile) -> Profile:
+    webhooks = with_secret(profile.batches.webhooks)
+    return profile.model_copy(update={"batches": profile.batches.model_copy(update={"webhooks": webhooks})})
 
 
 def _redis_of(settings: GatewaySettings) -> Redis | None:

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from gateway.bodies import timeout_of
 from gateway.problems import request_id_of
+from superlink.deadlines import hop_timeout_s
 from superlink.profile import GatewaySettings
 
 # Whose files and idempotency keys they are where nobody needs an API key.
@@ -29,6 +30,10 @@ class Call:
     def left_s(self) -> float:
         """Seconds until the deadline; always some, because who runs out of time says where it went."""
         return max(self.timeout_s - (time.perf_counter() - self.started), 0.001)
+
+    def hop_s(self) -> float:
+        """What the next hop may take of it, so that its failure can still be told."""
+        return max(hop_timeout_s(self.left_s()), 0.001)
 
 
 def call_of(request: Request, settings: GatewaySettings) -> Call:

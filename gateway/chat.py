@@ -77,8 +77,8 @@ async def _start(
 ) -> tuple[_Answer, AnswerEvents]:
     """An answer and its events; it begins when the first one is asked for."""
     question = await translate(chat, uploads, deployment, call)
-    model = await deployment.orchestrator.served_model(chat.model)
-    return _Answer(call, model, question), deployment.orchestrator.answer(question.request, call.left_s())
+    model = await deployment.orchestrator.served_model(chat.model, call.hop_s())
+    return _Answer(call, model, question), deployment.orchestrator.answer(question.request, call.hop_s())
 
 
 async def _read(request: Request, deployment: Deployment, timeout_s: float) -> tuple[ChatRequest, list[ReceivedImage]]:

@@ -11,7 +11,9 @@ from redis.asyncio import Redis
 from gateway.image_urls import ImageFetcher
 from gateway.metrics import Metrics
 from gateway.orchestrator_client import OrchestratorClient
+from gateway.storage_threads import StorageThreads
 from superlink.artifacts import ArtifactStore
+from superlink.batch_store import BatchStore
 from superlink.profile import Profile
 
 
@@ -31,8 +33,11 @@ class Deployment:
     metrics: Metrics
     fetcher: ImageFetcher
     artifacts: ArtifactStore
+    batches: BatchStore
     # None: the deployment has none, and needs none.
     redis: Redis | None
+    # In which the calls of both stores are made.
+    storage: StorageThreads = field(default_factory=StorageThreads)
     startup: Startup = field(default_factory=Startup)
     # Of pictures that are drawn at the same time; each may take a quarter of a gigabyte while it is.
     drawing_places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))

@@ -97,7 +97,7 @@ async def find(
     regions = [region_message(mark, image) for mark in marks]
     if not regions or phrases:
         _check_phrases(phrases, keypoints, deployment.profile.gateway)
-    model = await deployment.orchestrator.served_model(options.model)
+    model = await deployment.orchestrator.served_model(options.model, call.hop_s())
     message = orchestrator_pb2.DetectRequest(
         request_id=call.request_id,
         image=image.message,
@@ -112,7 +112,7 @@ async def find(
         keypoints=keypoints,
     )
     asked = time.perf_counter()
-    found = await deployment.orchestrator.detect(message, call.left_s())
+    found = await deployment.orchestrator.detect(message, call.hop_s())
     names = [*phrases, *(f"region {number + 1}" for number in range(len(regions)))]
     response = _response(model, names, found)
     add_gateway_timings(response.timings, call.started, asked)

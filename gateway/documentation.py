@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from gateway import examples
+from gateway.batches_schema import BatchRequest
 from gateway.chat_schema import ChatCompletionChunk, ChatRequest
 from gateway.detect_schema import DetectOptions, DetectRequest, PoseOptions, PoseRequest, SegmentOptions, SegmentRequest
 from gateway.drawing_schema import CompletedImage, DrawingProgress, EditRequest, GenerationOptions, GenerationRequest
@@ -142,6 +143,34 @@ def content_documentation() -> dict[str, Any]:
 def unknown_file_responses() -> dict[int | str, dict[str, Any]]:
     """The problems of a route of one file."""
     return {404: problem_response("unknown_file"), 503: problem_response("storage_unavailable")}
+
+
+def batch_documentation() -> dict[str, Any]:
+    """Keyword arguments of the route that makes batches."""
+    response: dict[str, Any] = example_response(examples.BATCH, "The batch, which is worked on from now on.")[200]
+    identified = {"batch_id": "$response.body#/id"}
+    response["links"] = {
+        name: {"operationId": name, "parameters": identified} for name in ("get_batch", "cancel_batch")
+    }
+    return {
+        "responses": {
+            **problem_responses(400, 413, 504),
+            **batches_responses("unknown_file"),
+            200: response,
+        },
+        "openapi_extra": _body(BatchRequest, examples.BATCH_ORDER, {}),
+    }
+
+
+def batches_responses(unknown: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """The problems of the routes of batches; ``unknown``: the code of a 404."""
+    not_found: dict[int | str, dict[str, Any]] = {404: problem_response(unknown)} if unknown is not None else {}
+    return {
+        **not_found,
+        400: problem_response("invalid_request"),
+        501: problem_response("batches_disabled"),
+        503: problem_response("storage_unavailable"),
+    }
 
 
 def metrics_documentation() -> dict[str, Any]:

@@ -97,11 +97,11 @@ async def _start(
     """The name of the model, and the events of the drawing, which begins when the first one is asked for."""
     _refuse_unsupported(options)
     _check_prompt(options.prompt, deployment.profile.gateway.max_prompt_characters)
-    model = await deployment.orchestrator.served_model(options.model)
+    model = await deployment.orchestrator.served_model(options.model, call.hop_s())
     message.request_id = call.request_id
     message.prompt = options.prompt
     message.options.CopyFrom(options.to_message())
-    return model, deployment.orchestrator.draw(message, call.left_s())
+    return model, deployment.orchestrator.draw(message, call.hop_s())
 
 
 async def _draw(

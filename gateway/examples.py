@@ -156,6 +156,31 @@ FILE = {
 }
 FILE_LIST = {"object": "list", "data": [FILE], "first_id": FILE_ID, "last_id": FILE_ID, "has_more": False}
 FILE_DELETED = {"id": FILE_ID, "object": "file", "deleted": True}
+BATCH_ID = "batch_01a21e318d4da644a0c25a5d2109"
+BATCH_ORDER = {"input_file_id": FILE_ID, "endpoint": "/v1/detect", "completion_window": "24h"}
+BATCH = {
+    "id": BATCH_ID,
+    "object": "batch",
+    "endpoint": "/v1/detect",
+    "errors": None,
+    "input_file_id": FILE_ID,
+    "completion_window": "24h",
+    "status": "in_progress",
+    "output_file_id": None,
+    "error_file_id": None,
+    "created_at": 1764000000,
+    "in_progress_at": 1764000001,
+    "expires_at": 1764086400,
+    "finalizing_at": None,
+    "completed_at": None,
+    "failed_at": None,
+    "expired_at": None,
+    "cancelling_at": None,
+    "cancelled_at": None,
+    "request_counts": {"total": 1000, "completed": 420, "failed": 3},
+    "metadata": {"run": "night"},
+}
+BATCH_LIST = {"object": "list", "data": [BATCH], "first_id": BATCH_ID, "last_id": BATCH_ID, "has_more": False}
 MODEL = {
     "id": _MODEL,
     "object": "model",
@@ -165,13 +190,19 @@ MODEL = {
         "version": "1",
         "max_tokens": 1024,
         "max_images": 4,
-        "tools": [{"name": "detection", "version": "1", "routes": ["[DET]"], "max_groups": 100}],
+        "tools": [{"name": "detection", "version": "1", "routes": ["[DET]"], "max_groups": 100, "ready": True}],
     },
 }
 MODEL_LIST = {"object": "list", "data": [MODEL]}
 ALIVE = {"status": "alive"}
 STARTED = {"status": "started"}
-READY = {"status": "ready", "services": [{"name": "orchestrator", "ready": True}, {"name": "mllm", "ready": True}]}
+READY = {
+    "status": "ready",
+    "services": [
+        {"name": "orchestrator", "ready": True},
+        {"name": "mllm", "ready": True, "breaker": "closed", "replicas": 1, "replicas_in_use": 1},
+    ],
+}
 METRICS = "# TYPE superlink_gateway_requests_in_flight gauge\nsuperlink_gateway_requests_in_flight 0.0\n"
 
 

@@ -32,6 +32,7 @@ from gateway.files_schema import (
     UploadFields,
 )
 from gateway.problems import invalid_request
+from gateway.storage_threads import StorageThreads
 from gateway.uploads import OVERHEAD_BYTES, UploadForm, receive_upload
 from superlink.artifact_files import ArtifactRecord
 from superlink.artifacts import ArtifactWriter
@@ -55,15 +56,15 @@ async def upload(request: Request) -> FileObject:
     timeout_s = timeout_of(request, settings.upload_timeout_s)
     # Refused before anything of it is read, where the length says that it must be too long.
     least_size = max(0, int(request.headers.get("content-length", "0")) - OVERHEAD_BYTES)
-    writer = await asyncio.to_thread(deployment.artifacts.create, owner_of(request), "", least_size)
+    writer = await deployment.storage.run(deployment.artifacts.create, owner_of(request), "", least_size)
     try:
         async with asyncio.timeout(timeout_s):
-            form = await receive_upload(request, writer)
-        return FileObject.of(await asyncio.to_thread(_commit, writer, form))
+            form = await receive_upload(request, writer, deployment.storage)
+        return FileObject.of(await deployment.storage.run(_commit, writer, form))
     except TimeoutError as error:
         raise too_slow() from error
     finally:
-        await asyncio.to_thread(writer.discard)
+        await deployment.storage.run(writer.discard)
 
 
 @router.get(
@@ -77,8 +78,9 @@ async def upload(request: Request) -> FileObject:
 )
 async def list_files(request: Request, options: Annotated[FileListOptions, Query()]) -> FileList:
     """The files of the API key, the last one first unless `order` says otherwise."""
-    page = await asyncio.to_thread(
-        deployment_of(request).artifacts.page,
+    deployment = deployment_of(request)
+    page = await deployment.storage.run(
+        deployment.artifacts.page,
         owner_of(request),
         limit=options.limit,
         after=options.after or "",
@@ -107,15 +109,16 @@ async def get_file(request: Request, file_id: FileId) -> FileObject:
 @router.get(f"{FILES}/{{file_id}}/content", summary="The content of a file", **content_documentation())
 async def get_content(request: Request, file_id: FileId) -> StreamingResponse:
     """The bytes that were uploaded."""
+    deployment = deployment_of(request)
     record = await _record(request, file_id)
-    file = await asyncio.to_thread(deployment_of(request).artifacts.open, record)
+    file = await deployment.storage.run(deployment.artifacts.open, record)
     headers = {
         "content-length": str(record.size_bytes),
         # Whatever it holds: a browser saves it and never shows it, so that no file becomes a page of this gateway.
         "content-disposition": f"attachment; filename*=UTF-8''{quote(record.name, safe='')}",
         "x-content-type-options": "nosniff",
     }
-    return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(_pieces(file, deployment.storage), media_type="application/octet-stream", headers=headers)
 
 
 @router.delete(
@@ -125,12 +128,14 @@ async def get_content(request: Request, file_id: FileId) -> StreamingResponse:
 )
 async def delete_file(request: Request, file_id: FileId) -> FileDeleted:
     """Forget it; requests that read it already are answered."""
-    await asyncio.to_thread(deployment_of(request).artifacts.delete, owner_of(request), file_id)
+    deployment = deployment_of(request)
+    await deployment.storage.run(deployment.artifacts.delete, owner_of(request), file_id)
     return FileDeleted(id=file_id)
 
 
 async def _record(request: Request, file_id: str) -> ArtifactRecord:
-    return await asyncio.to_thread(deployment_of(request).artifacts.get, owner_of(request), file_id)
+    deployment = deployment_of(request)
+    return await deployment.storage.run(deployment.artifacts.get, owner_of(request), file_id)
 
 
 def _commit(writer: ArtifactWriter, form: UploadForm) -> ArtifactRecord:
@@ -149,9 +154,9 @@ def _commit(writer: ArtifactWriter, form: UploadForm) -> ArtifactRecord:
     return writer.commit(name or "file", fields.purpose, fields.seconds)
 
 
-async def _pieces(file: BinaryIO) -> AsyncGenerator[bytes, None]:
+async def _pieces(file: BinaryIO, threads: StorageThreads) -> AsyncGenerator[bytes, None]:
     try:
-        while piece := await asyncio.to_thread(file.read, READ_BYTES):
+        while piece := await threads.run(file.read, READ_BYTES):
             yield piece
     finally:
-        await asyncio.to_thread(file.close)
+        await threads.run(file.close)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from gateway.calls import Call
@@ -22,7 +21,7 @@ async def load_images(deployment: Deployment, call: Call, addresses: Iterable[st
     files = [address for address in named if address.startswith(ID_PREFIX)]
     loaded = await deployment.fetcher.fetch([each for each in named if each not in files], call.left_s())
     for file_id in files:
-        loaded[file_id] = await asyncio.to_thread(_read, deployment, call.owner, file_id)
+        loaded[file_id] = await deployment.storage.run(_read, deployment, call.owner, file_id)
     return loaded
 
 

@@ -33,12 +33,15 @@ if per_day > 0 and tonumber(redis.call('GET', KEYS[2]) or '0') >= per_day then
 end
 if per_minute > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 60000)
+  -- What is still to come was counted before the clock was set back.
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
   local excess = redis.call('ZCARD', KEYS[1]) - per_minute
   if excess >= 0 then
     return {'minute', redis.call('ZRANGE', KEYS[1], excess, excess, 'WITHSCORES')[2] + 60000 - now}
   end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '(' .. now + ARGV[5], '+inf')
 if concurrent > 0 and redis.call('ZCARD', KEYS[3]) >= concurrent then
   return {'concurrent', 0}
 end

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.access import OPEN_PATHS
+from gateway.batches_schema import BatchRequest
 from gateway.chat_schema import ChatCompletionChunk, ChatRequest
 from gateway.detect_schema import DetectRequest, PoseRequest, SegmentRequest
 from gateway.documentation import REFERENCE, problem_response, reference
@@ -32,6 +33,7 @@ _EXTRA_MODELS: tuple[type[BaseModel], ...] = (
     PoseRequest,
     GenerationRequest,
     EditRequest,
+    BatchRequest,
     DrawingProgress,
     CompletedImage,
     FailureEvent,

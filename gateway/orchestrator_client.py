@@ -20,15 +20,15 @@ class OrchestratorClient:
         self._stub = orchestrator_pb2_grpc.OrchestratorStub(channel)
         self._model = ""
 
-    async def describe(self) -> orchestrator_pb2.DescribeOrchestratorResponse:
+    async def describe(self, timeout_s: float = DESCRIBE_TIMEOUT_S) -> orchestrator_pb2.DescribeOrchestratorResponse:
         """The deployment: the model, the tools, and which services are ready."""
         request = orchestrator_pb2.DescribeOrchestratorRequest()
         try:
-            return await self._stub.Describe(request, timeout=DESCRIBE_TIMEOUT_S)
+            return await self._stub.Describe(request, timeout=min(timeout_s, DESCRIBE_TIMEOUT_S))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "orchestrator") from error
 
-    async def served_model(self, asked: str | None) -> str:
+    async def served_model(self, asked: str | None, timeout_s: float = DESCRIBE_TIMEOUT_S) -> str:
         """The name of the served model, which ``asked`` must be unless it is None.
 
         The deployment is asked again only when ``asked`` is not the name that is remembered. Raises SuperlinkError
@@ -36,7 +36,7 @@ class OrchestratorClient:
         """
         if self._model and asked in (None, self._model):
             return self._model
-        description = await self.describe()
+        description = await self.describe(timeout_s)
         if not description.HasField("mllm"):
             reason = next((service.reason for service in description.services if service.name == "mllm"), "")
             raise SuperlinkError(

@@ -16,6 +16,7 @@ from gateway.deployment import Deployment, deployment_of
 from gateway.documentation import example_response, metrics_documentation, problem_response, problem_responses
 from gateway.problems import SERVICE, Problem, ProblemResponse, request_id_of
 from gateway.results import bones_of
+from superlink.batch_workers import count_workers
 from superlink.errors import SuperlinkError
 from superlink.redis_connection import redis_failures
 from superlink.v1 import orchestrator_pb2
@@ -24,6 +25,9 @@ router = APIRouter()
 
 # What the gateway itself asks; the rest is behind the orchestrator.
 OWN_SERVICES = ("orchestrator", "redis")
+READINESS_KEY, READINESS_KEPT_MS = "superlink:readiness", 10_000
+BreakerState = Literal["closed", "half_open", "open"]
+_BREAKERS: dict[str, BreakerState] = {"closed": "closed", "half_open": "half_open", "open": "open"}
 
 
 class Alive(BaseModel):
@@ -44,6 +48,11 @@ class ServiceReadiness(BaseModel):
     name: str
     ready: bool
     reason: str | None = None
+    breaker: BreakerState | None = Field(
+        default=None, description="Of the model and the tools: whether calls are sent to any of its replicas."
+    )
+    replicas: int | None = Field(default=None, description="Of the model and the tools: those that are known.")
+    replicas_in_use: int | None = Field(default=None, description="Those of them that get calls.")
 
 
 class Ready(BaseModel):
@@ -68,6 +77,7 @@ class Tool(BaseModel):
     version: str
     routes: list[str]
     max_groups: int
+    ready: bool = Field(description="Whether it can be asked now.")
     skeletons: list[KnownSkeleton] = Field(
         default=[], exclude_if=lambda skeletons: not skeletons, description="Of tools that find poses."
     )
@@ -120,13 +130,24 @@ async def ready(request: Request) -> Response:
         return _not_ready(request, [ServiceReadiness(name="orchestrator", ready=False, reason=error.message)])
     services = [ServiceReadiness(name="orchestrator", ready=True)]
     services += [
-        ServiceReadiness(name=state.name, ready=state.ready, reason=state.reason or None)
+        ServiceReadiness(
+            name=state.name,
+            ready=state.ready,
+            reason=state.reason or None,
+            breaker=_BREAKERS.get(state.breaker),
+            replicas=state.replicas,
+            replicas_in_use=state.replicas_in_use,
+        )
         for state in description.services
     ]
     redis = deployment_of(request).redis
     if redis is not None:
         services.append(await _readiness_of_redis(redis))
-    if not all(service.ready for service in services):
+    is_ready = all(service.ready for service in services)
+    if redis is not None and deployment_of(request).profile.batches.enabled:
+        # Live requests need nobody who works on batches: this is for people, and for `superlink status`.
+        services.append(await _readiness_of_batches(redis))
+    if not is_ready:
         return _not_ready(request, services)
     return JSONResponse(Ready(services=services).model_dump(exclude_none=True))
 
@@ -195,6 +216,7 @@ def _extension(description: orchestrator_pb2.DescribeOrchestratorResponse) -> Mo
                 version=decoder.version,
                 routes=list(decoder.routes),
                 max_groups=decoder.max_groups,
+                ready=any(state.name == decoder.name and state.ready for state in description.services),
                 skeletons=[
                     KnownSkeleton(names=list(each.names), keypoints=list(each.keypoints), bones=bones_of(each))
                     for each in decoder.skeletons
@@ -220,10 +242,20 @@ async def _own_services(deployment: Deployment) -> list[ServiceReadiness]:
 async def _readiness_of_redis(redis: Redis) -> ServiceReadiness:
     try:
         with redis_failures():
-            await redis.ping()
+            # One that is full answers a ping, and takes nothing.
+            await redis.set(READINESS_KEY, b"", px=READINESS_KEPT_MS)
     except SuperlinkError as error:
         return ServiceReadiness(name="redis", ready=False, reason=error.message)
     return ServiceReadiness(name="redis", ready=True)
+
+
+async def _readiness_of_batches(redis: Redis) -> ServiceReadiness:
+    try:
+        working = await count_workers(redis)
+    except SuperlinkError as error:
+        return ServiceReadiness(name="batches", ready=False, reason=error.message)
+    reason = None if working else "No worker takes steps of batches."
+    return ServiceReadiness(name="batches", ready=bool(working), reason=reason)
 
 
 def _not_ready(request: Request, services: list[ServiceReadiness]) -> ProblemResponse:

@@ -100,6 +100,8 @@ def add_problem_handlers(application: FastAPI, routers: Iterable[APIRouter]) -> 
 
 async def _on_superlink_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, SuperlinkError)  # noqa: S101
+    # For ``LoadShedding``.
+    request.state.failure = error
     return ProblemResponse(Problem.from_error(error, request_id_of(request)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from gateway.storage_threads import StorageThreads
 from superlink.artifacts import ArtifactWriter
 from superlink.errors import SuperlinkError, invalid_argument
 
@@ -34,8 +34,8 @@ class UploadForm:
     fields: dict[str, str]
 
 
-async def receive_upload(request: Request, writer: ArtifactWriter) -> UploadForm:
-    """Write the one file of a multipart body to ``writer``, as it arrives, without committing it.
+async def receive_upload(request: Request, writer: ArtifactWriter, threads: StorageThreads) -> UploadForm:
+    """Write the one file of a multipart body to ``writer``, as it arrives, in ``threads``, without committing it.
 
     Raises SuperlinkError ``invalid_multipart`` or ``invalid_request``, and what ``ArtifactWriter.write`` raises.
     """
@@ -48,14 +48,14 @@ async def receive_upload(request: Request, writer: ArtifactWriter) -> UploadForm
         async for piece in request.stream():
             parser.write(piece)
             if len(parts.unwritten) >= WRITE_BYTES:
-                await asyncio.to_thread(writer.write, parts.take_unwritten())
+                await threads.run(writer.write, parts.take_unwritten())
     except FormParserError as error:
         raise _unreadable(str(error)) from error
     if not parts.has_ended:
         raise _unreadable("It ends early.")
     if parts.file_name is None:
         raise invalid_argument("invalid_request", "A multipart body needs one file in the field 'file'.")
-    await asyncio.to_thread(writer.write, parts.take_unwritten())
+    await threads.run(writer.write, parts.take_unwritten())
     return UploadForm(parts.file_name, {name: _text(value) for name, value in parts.fields.items()})
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from orchestrator.deadline import Deadline, out_of_time
+from orchestrator.replicas import Standing
 from orchestrator.workers import Decoder, Mllm
 from superlink.errors import SuperlinkError
 from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
@@ -96,15 +98,19 @@ class Catalogue:
         self._refreshed_at = -FRESH_FOR_S
         self._refresh: asyncio.Task[None] | None = None
 
-    async def known(self) -> Snapshot:
+    async def known(self, deadline: Deadline) -> Snapshot:
         """The last known descriptions; waits only as long as the MLLM has never been heard of.
 
-        A decoder that has not been heard of yet is known by what the MLLM says of its route.
+        A decoder that has not been heard of yet is known by what the MLLM says of its route. Raises SuperlinkError when
+        ``deadline`` is too near to wait.
         """
         if not self._is_fresh():
             refresh = self._start_refresh()
             if self._snapshot.mllm is None:
-                await asyncio.shield(refresh)
+                try:
+                    await asyncio.wait_for(asyncio.shield(refresh), deadline.for_hop())
+                except TimeoutError:
+                    raise out_of_time() from None
         return self._snapshot
 
     async def current(self) -> Snapshot:
@@ -133,13 +139,14 @@ class Catalogue:
         )
         known_mllm = mllm if isinstance(mllm, mllm_pb2.DescribeMllmResponse) else self._snapshot.mllm
         known_decoders = dict(self._snapshot.decoders)
-        services = [_state("mllm", mllm)]
-        for name, answer in zip(self._decoders, decoders, strict=True):
+        services = [_state("mllm", mllm, self._mllm.standing())]
+        for (name, decoder), answer in zip(self._decoders.items(), decoders, strict=True):
             if isinstance(answer, decoder_pb2.DescribeResponse):
                 known_decoders[name] = answer
-            services.append(_state(name, answer))
+            services.append(_state(name, answer, decoder.standing()))
         routes = _routes(known_mllm, known_decoders, frozenset(self._decoders))
-        services = [_with_adapter_check(state, routes, known_decoders) for state in services]
+        for state in services:
+            _check_adapter(state, routes, known_decoders)
         self._snapshot = Snapshot(known_mllm, known_decoders, tuple(services), routes)
         self._refreshed_at = time.monotonic()
 
@@ -154,10 +161,16 @@ async def _attempt(worker: Mllm | Decoder) -> Description | SuperlinkError:
         return error
 
 
-def _state(name: str, answer: Description | SuperlinkError) -> orchestrator_pb2.ServiceState:
-    if isinstance(answer, SuperlinkError):
-        return orchestrator_pb2.ServiceState(name=name, ready=False, reason=answer.message)
-    return orchestrator_pb2.ServiceState(name=name, ready=True)
+def _state(name: str, answer: Description | SuperlinkError, standing: Standing) -> orchestrator_pb2.ServiceState:
+    reason = answer.message if isinstance(answer, SuperlinkError) else ""
+    return orchestrator_pb2.ServiceState(
+        name=name,
+        ready=not reason,
+        reason=reason,
+        breaker=standing.state.value,
+        replicas=standing.replicas,
+        replicas_in_use=standing.in_use,
+    )
 
 
 def _routes(
@@ -191,21 +204,20 @@ def _routes(
     return routes
 
 
-def _with_adapter_check(
+def _check_adapter(
     state: orchestrator_pb2.ServiceState,
     routes: Mapping[str, ToolRoute],
     decoders: Mapping[str, decoder_pb2.DescribeResponse],
-) -> orchestrator_pb2.ServiceState:
+) -> None:
     """A decoder whose weights were trained with another MLLM would refuse every call: say so in its readiness."""
     if not state.ready or state.name not in decoders:
-        return state
+        return
     own = decoders[state.name].adapter_version
     for route in routes.values():
         linked = route.decoder == state.name and route.input_mode == decoder_pb2.INPUT_MODE_LINK
         if linked and route.adapter_version and route.adapter_version != own:
-            reason = (
+            state.ready = False
+            state.reason = (
                 f"Its weights are for adapter version {own!r}, the MLLM's for {route.adapter_version!r}. "
                 "Deploy weights that were trained together."
             )
-            return orchestrator_pb2.ServiceState(name=state.name, ready=False, reason=reason)
-    return state

@@ -6,10 +6,8 @@ import time
 
 import grpc
 
+from superlink.deadlines import hop_timeout_s
 from superlink.errors import SuperlinkError
-
-# Kept back at every hop, so that a hop's failure can still be told before the caller gives up.
-MARGIN_S = 0.05
 
 
 class Deadline:
@@ -23,17 +21,23 @@ class Deadline:
         """Seconds left; negative once it has passed."""
         return self._end - time.monotonic()
 
-    def for_hop(self, cap_s: float | None = None) -> float:
-        """The timeout of one call to a worker in seconds: what is left minus the margin, ``cap_s`` at most.
+    def for_hop(self, cap_s: float | None = None, *, share: float = 1.0) -> float:
+        """The timeout of one call to a worker in seconds: what is left without the reserve, ``cap_s`` at most.
 
-        Raises SuperlinkError ``deadline_exceeded`` when nothing is left.
+        ``share`` below 1 leaves the rest to the calls that come after this one. Raises SuperlinkError
+        ``deadline_exceeded`` when nothing is left.
         """
-        left = self.remaining() - MARGIN_S
+        left = share * hop_timeout_s(self.remaining())
         if left <= 0:
-            raise SuperlinkError(
-                "deadline_exceeded",
-                "The request ran out of time. Give it a longer deadline.",
-                status=grpc.StatusCode.DEADLINE_EXCEEDED,
-                service="orchestrator",
-            )
+            raise out_of_time()
         return left if cap_s is None else min(left, cap_s)
+
+
+def out_of_time() -> SuperlinkError:
+    """Nothing is left of a request's time."""
+    return SuperlinkError(
+        "deadline_exceeded",
+        "The request ran out of time. Give it a longer deadline.",
+        status=grpc.StatusCode.DEADLINE_EXCEEDED,
+        service="orchestrator",
+    )

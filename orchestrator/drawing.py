@@ -31,7 +31,8 @@ async def draw(
     if request.HasField("region") and not edits:
         raise invalid_argument("no_image", "The request marks a region, but has no image to edit. Send one.")
     ledger = TimingLedger()
-    route = (await engine.catalogue.known()).route_to(TOOL, EDITING_TOKEN if edits else DRAWING_TOKEN)
+    route = (await engine.catalogue.known(deadline)).route_to(TOOL, EDITING_TOKEN if edits else DRAWING_TOKEN)
+    engine.decoders[route.decoder].check_available()
     linked = await _link(engine, request, route, deadline, ledger)
     images: types_pb2.GeneratedImages | None = None
     try:

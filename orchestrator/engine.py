@@ -28,6 +28,10 @@ from superlink.v1 import decoder_pb2, mllm_pb2, orchestrator_pb2
 
 # Events that may wait for a slow client before the engine stops reading from the MLLM.
 EVENT_BACKLOG = 256
+# Of the time that is left: for a tool whose results, or whose failure, the model has yet to read.
+TOOL_SHARE = 0.75
+# With less time than that the model does not begin to read results; what is there by then is the answer.
+SHORTEST_ROUND_S = 0.2
 
 
 class AnswerEngine:
@@ -102,7 +106,7 @@ class _Answer:
                 await self.events.put(None)
 
     async def _run(self) -> None:
-        routes = (await self._engine.catalogue.known()).routes
+        routes = (await self._engine.catalogue.known(self._deadline)).routes
         timeout_s = self._deadline.for_hop(self._engine.settings.tool_timeout_s)
         async with self._engine.prefetcher.ahead(routes.values(), self._image, self._request.request_id, timeout_s):
             await self._write(ToolCallFormer(routes))
@@ -149,7 +153,7 @@ class _Answer:
                 return mllm_pb2.FINISH_REASON_STOP
             if reason != mllm_pb2.FINISH_REASON_OBSERVE or self._rounds == self._max_rounds or not outcomes:
                 return reason
-            if self._is_spent():
+            if self._is_spent() or self._deadline.remaining() < SHORTEST_ROUND_S:
                 return mllm_pb2.FINISH_REASON_LENGTH
             self._rounds += 1
             await self._emit(orchestrator_pb2.AnswerEvent(observation=observation))
@@ -281,7 +285,10 @@ class _Answer:
             request.diffusion.CopyFrom(self._request.diffusion)
         else:
             request.detection.CopyFrom(self._request.detection)
-        timeout_s = self._deadline.for_hop(self._engine.settings.tool_timeout_s)
+        may_go_on = self._rounds < self._max_rounds or bool(self._request.json_schema)
+        goes_on = may_go_on and not self._request.ends_at_tool_calls
+        share = TOOL_SHARE if goes_on else 1.0
+        timeout_s = self._deadline.for_hop(self._engine.settings.tool_timeout_s, share=share)
         result = orchestrator_pb2.ToolResult(id=call.id)
         with self._ledger.hop(call.decoder) as hop:
             async with aclosing(self._engine.decoders[call.decoder].decode(request, timeout_s)) as events:

@@ -30,8 +30,9 @@ async def detect(
         raise invalid_argument("empty_prompt", "The request names nothing to look for. Send at least one phrase.")
     ledger = TimingLedger()
     tool = request.tool or DEFAULT_TOOL
-    known = await engine.catalogue.known()
+    known = await engine.catalogue.known(deadline)
     route = known.route_to(tool)
+    engine.decoders[route.decoder].check_available()
     if request.regions and not route.takes_regions:
         # A tool that has only just come up may not have been heard of.
         known = await engine.catalogue.current()

@@ -37,6 +37,33 @@ class Metrics:
             ["decoder", "code"],
             registry=self.registry,
         )
+        self.replicas = Gauge(
+            "superlink_orchestrator_replicas",
+            "Replicas of a service by the state of their circuit breaker: closed, half_open, open.",
+            ["service", "state"],
+            registry=self.registry,
+        )
+        self.ejections = Counter(
+            "superlink_orchestrator_ejections",
+            "Times that a replica was taken out of use, by cause: unreachable, hung, broken.",
+            ["service", "cause"],
+            registry=self.registry,
+        )
+        self.retries = Counter(
+            "superlink_orchestrator_retries",
+            "Calls worth repeating: 'sent' again, or not for want of budget ('no_budget') or time ('no_time').",
+            ["service", "outcome"],
+            registry=self.registry,
+        )
+        self.concurrency_limit = Gauge(
+            "superlink_orchestrator_concurrency_limit",
+            "Requests of a kind that are worked on at the same time, at most, now.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "superlink_orchestrator_requests_waiting", "Requests waiting for a place.", ["kind"], registry=self.registry
+        )
         self.rounds = Histogram(
             "superlink_orchestrator_rounds",
             "Observation rounds of an answer.",

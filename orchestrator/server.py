@@ -8,38 +8,51 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import prometheus_client
 
+from orchestrator.addresses import Resolve, resolve
+from orchestrator.admission import Admission
 from orchestrator.catalogue import Catalogue
 from orchestrator.engine import AnswerEngine
 from orchestrator.metrics import Metrics
+from orchestrator.replicas import MakeStub, ReplicaPool, Stub
+from orchestrator.retry_budget import RetryBudget
 from orchestrator.service import OrchestratorService
 from orchestrator.workers import DecoderClient, MllmClient
-from superlink.channels import open_channel
-from superlink.profile import OrchestratorSettings, Profile
+from superlink.profile import OrchestratorSettings, Profile, WorkerSettings
 from superlink.serving import GrpcServer, check_address_is_free
-from superlink.v1 import orchestrator_pb2_grpc
+from superlink.v1 import decoder_pb2_grpc, mllm_pb2_grpc, orchestrator_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def running_orchestrator(profile: Profile) -> AsyncIterator[GrpcServer]:
+async def running_orchestrator(profile: Profile, resolve_address: Resolve = resolve) -> AsyncIterator[GrpcServer]:
     """The orchestrator of ``profile``, listening and ready; leaving stops it at once.
 
-    It is ready as soon as it listens: which workers are, ``Describe`` says. Raises ConfigurationError when a port is
-    in use.
+    It is ready as soon as it listens: which workers are, ``Describe`` says. ``resolve_address`` finds the replicas
+    behind a name. Raises ConfigurationError when a port is in use.
     """
     settings = profile.orchestrator
     async with AsyncExitStack() as stack:
-        mllm = MllmClient(await stack.enter_async_context(open_channel(profile.mllm.address)))
+        metrics = Metrics()
+
+        async def replicas(name: str, worker: WorkerSettings, make_stub: MakeStub[Stub]) -> ReplicaPool[Stub]:
+            addresses = worker.replicas or (worker.address,)
+            return await stack.enter_async_context(ReplicaPool(name, addresses, make_stub, metrics, resolve_address))
+
+        mllm = MllmClient(
+            await replicas("mllm", profile.mllm, mllm_pb2_grpc.MllmStub), RetryBudget(settings.retry_share), metrics
+        )
         decoders = {
-            name: DecoderClient(name, await stack.enter_async_context(open_channel(worker.address)))
+            name: DecoderClient(
+                await replicas(name, worker, decoder_pb2_grpc.DecoderStub), RetryBudget(settings.retry_share), metrics
+            )
             for name, worker in profile.decoders.items()
         }
         catalogue = Catalogue(mllm, decoders)
         stack.push_async_callback(catalogue.close)
-        metrics = Metrics()
         engine = AnswerEngine(mllm, decoders, catalogue, settings, metrics, profile.images)
-        service = OrchestratorService(engine, catalogue, metrics, profile.gateway.request_timeout_s)
+        admissions = {kind: Admission(kind, settings.queue_budget_s, metrics) for kind in ("mllm", *decoders)}
+        service = OrchestratorService(engine, catalogue, admissions, metrics, profile.gateway.request_timeout_s)
         server = GrpcServer(
             "orchestrator", settings.address, drain_timeout_s=settings.drain_timeout_s, retries_for_caller=True
         )

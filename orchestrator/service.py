@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from opentelemetry import trace
 
+from orchestrator.admission import Admission, Place
 from orchestrator.catalogue import Catalogue
 from orchestrator.deadline import Deadline
+from orchestrator.drawing import TOOL as DRAWING_TOOL
 from orchestrator.drawing import draw
 from orchestrator.engine import AnswerEngine
-from orchestrator.fast_path import detect
+from orchestrator.fast_path import DEFAULT_TOOL, detect
 from orchestrator.metrics import Metrics
 from superlink.logs import current_request_id
 from superlink.served_calls import count, note
@@ -23,10 +25,21 @@ from superlink.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
     """Answers ``superlink.v1.Orchestrator``."""
 
-    def __init__(self, engine: AnswerEngine, catalogue: Catalogue, metrics: Metrics, default_timeout_s: float) -> None:
-        """``default_timeout_s``: for callers that set no deadline."""
+    def __init__(
+        self,
+        engine: AnswerEngine,
+        catalogue: Catalogue,
+        admissions: Mapping[str, Admission],
+        metrics: Metrics,
+        default_timeout_s: float,
+    ) -> None:
+        """``admissions``: "mllm" lets answers in, and each decoder's requests of the fast path.
+
+        ``default_timeout_s``: for callers that set no deadline.
+        """
         self._engine = engine
         self._catalogue = catalogue
+        self._admissions = admissions
         self._metrics = metrics
         self._default_timeout_s = default_timeout_s
 
@@ -46,9 +59,14 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
     ) -> AsyncIterator[orchestrator_pb2.AnswerEvent]:
         """See ``AnswerEngine.answer``."""
         request.request_id = current_request_id.get()
+        deadline = self._deadline(context)
         with self._measure("Answer"):
-            async with aclosing(self._engine.answer(request, self._deadline(context))) as events:
+            async with (
+                self._place("mllm", deadline) as place,
+                aclosing(self._engine.answer(request, deadline)) as events,
+            ):
                 async for event in events:
+                    place.answered()
                     _note(event)
                     yield event
 
@@ -58,8 +76,11 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
         """See ``orchestrator.fast_path.detect``."""
         request.request_id = current_request_id.get()
         note(phrases=len(request.phrases))
+        deadline = self._deadline(context)
         with self._measure("Detect"):
-            response = await detect(self._engine, request, self._deadline(context))
+            async with self._place(request.tool or DEFAULT_TOOL, deadline) as place:
+                response = await detect(self._engine, request, deadline)
+                place.answered()
         note(detections=len(response.detections.detections))
         return response
 
@@ -68,9 +89,14 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
     ) -> AsyncIterator[orchestrator_pb2.DrawEvent]:
         """See ``orchestrator.drawing.draw``."""
         request.request_id = current_request_id.get()
+        deadline = self._deadline(context)
         with self._measure("Draw"):
-            async with aclosing(draw(self._engine, request, self._deadline(context))) as events:
+            async with (
+                self._place(DRAWING_TOOL, deadline) as place,
+                aclosing(draw(self._engine, request, deadline)) as events,
+            ):
                 async for event in events:
+                    place.answered()
                     if event.HasField("response"):
                         note(images=len(event.response.images.images))
                     yield event
@@ -78,6 +104,20 @@ class OrchestratorService(orchestrator_pb2_grpc.OrchestratorServicer):
     def _deadline(self, context: Context) -> Deadline:
         remaining_s = context.time_remaining()
         return Deadline(self._default_timeout_s if remaining_s is None else remaining_s)
+
+    @asynccontextmanager
+    async def _place(self, kind: str, deadline: Deadline) -> AsyncIterator[Place]:
+        """Hold a place for a request. One for a tool that is not deployed has none of its own, and is refused soon."""
+        admission = self._admissions.get(kind, self._admissions["mllm"])
+        place = await admission.enter(deadline)
+        error: BaseException | None = None
+        try:
+            yield place
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            admission.leave(place, error)
 
     @contextmanager
     def _measure(self, method: str) -> Iterator[None]:

@@ -1,1 +1,3 @@
 """The workers and the trainer."""
+
+import superlink.core_logs  # noqa: F401

@@ -16,6 +16,7 @@ import grpc
 from pydantic import BaseModel, ConfigDict
 from redis.asyncio import Redis
 
+from superlink.batch_tickets import is_ticket, ticket_key
 from superlink.errors import SuperlinkError
 from superlink.profile import KeyLimits
 from superlink.redis_connection import redis_failures
@@ -86,15 +87,27 @@ class ApiKeys:
         return record
 
     async def verify(self, key: str) -> KeyRecord:
-        """The record of ``key``. Raises SuperlinkError ``invalid_api_key`` or ``revoked_api_key``, UNAUTHENTICATED."""
-        shape = _KEY.fullmatch(key)
-        record = await self._read(shape["id"]) if shape else None
-        expected = record.sha256 if record is not None else _NO_DIGEST
-        if not hmac.compare_digest(_digest(key), expected) or record is None:
+        """The record of ``key``, or of the key that a batch's ticket stands for.
+
+        Raises SuperlinkError ``invalid_api_key`` or ``revoked_api_key``, UNAUTHENTICATED.
+        """
+        record = await self._owner_of_ticket(key) if is_ticket(key) else await self._owner_of_key(key)
+        if record is None:
             raise _unauthenticated("invalid_api_key", "The API key is not known here. Check it, or ask for a new one.")
         if record.revoked_at is not None:
             raise _unauthenticated("revoked_api_key", f"The API key {record.id} was revoked. Ask for a new one.")
         return record
+
+    async def _owner_of_key(self, key: str) -> KeyRecord | None:
+        shape = _KEY.fullmatch(key)
+        record = await self._read(shape["id"]) if shape else None
+        expected = record.sha256 if record is not None else _NO_DIGEST
+        return record if hmac.compare_digest(_digest(key), expected) else None
+
+    async def _owner_of_ticket(self, ticket: str) -> KeyRecord | None:
+        with redis_failures():
+            key_id = await self._redis.get(ticket_key(ticket))
+        return await self._read(key_id.decode()) if isinstance(key_id, bytes) else None
 
     async def _read(self, key_id: str) -> KeyRecord | None:
         with redis_failures():

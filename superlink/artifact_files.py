@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, cast
@@ -26,6 +26,16 @@ RECORD, CONTENT, PART = ".json", ".data", ".part"
 PIECE_BYTES = 8 * 1024 * 1024
 # Records that are asked for at a time.
 _READERS = 16
+# A store that does not answer is given up after 20 s. By themselves s3fs and botocore, each with five attempts, take
+# more than six minutes, and requests for files wait as long.
+_S3_CLIENT = {
+    "connect_timeout": 3,
+    "read_timeout": 10,
+    "retries": {"mode": "standard", "total_max_attempts": 1},
+    # Who waits for a connection waits beyond these.
+    "max_pool_connections": 64,
+}
+_S3_ATTEMPTS = 2
 
 
 class ArtifactRecord(BaseModel):
@@ -62,12 +72,17 @@ class ArtifactFiles:
         # Listings that are kept would not show what other processes write.
         options: dict[str, Any] = {"use_listings_cache": False}
         self._is_local = get_protocol(url) in ("file", "local")
+        is_s3 = get_protocol(url) in ("s3", "s3a")
         if self._is_local:
             options["auto_mkdir"] = True
+        if is_s3:
+            options["config_kwargs"] = _S3_CLIENT
         try:
             self._store, self._root = url_to_fs(url, **options)
         except (ImportError, ValueError) as error:
             raise ConfigurationError(f"artifacts.url: {url!r} cannot be opened: {error}") from error
+        if is_s3:
+            self._store.retries = _S3_ATTEMPTS
 
     def owners(self) -> list[str]:
         """Whose files there are."""
@@ -87,14 +102,44 @@ class ArtifactFiles:
 
     def write_record(self, record: ArtifactRecord) -> None:
         """In one step: a reader finds all of it, or what was there before."""
-        path, document = self._path(record.owner, f"{record.id}{RECORD}"), record.model_dump_json().encode()
+        self.write_document(record.owner, f"{record.id}{RECORD}", record.model_dump_json().encode())
+
+    def write_document(self, owner: str, name: str, document: bytes) -> None:
+        """A small file in one step, as ``write_record``."""
+        path = self._path(owner, name)
         if not self._is_local:
             # Objects are always written in one step.
             self._store.pipe_file(path, document)
             return
-        part = self._path(record.owner, f"{record.id}.{secrets.token_hex(4)}{PART}")
-        self._store.pipe_file(part, document)
-        self._store.mv(part, path)
+        part = self._path(owner, f"{name}.{secrets.token_hex(4)}{PART}")
+        try:
+            self._store.pipe_file(part, document)
+            self._store.mv(part, path)
+        except OSError:
+            # The disk is full, perhaps: what there is of it must not take up more.
+            with suppress(OSError):
+                self._store.rm_file(part)
+            raise
+
+    def read_document(self, owner: str, name: str) -> bytes | None:
+        """A small file; None where there is none."""
+        try:
+            return cast(bytes, self._store.cat_file(self._path(owner, name)))
+        except FileNotFoundError:
+            return None
+
+    def read_range(self, owner: str, name: str, start: int, end: int) -> bytes:
+        """The bytes of a file from ``start`` up to ``end``. Raises FileNotFoundError."""
+        return cast(bytes, self._store.cat_file(self._path(owner, name), start=start, end=end))
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in one."""
+        return [_name(info) for info in self._infos(f"{self._root}/{folder}") if info["type"] == "directory"]
+
+    def remove_folder(self, folder: str) -> None:
+        """With all that is in it; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            self._store.rm(f"{self._root}/{folder}", recursive=True)
 
     def open_to_read(self, owner: str, name: str) -> BinaryIO:
         """A file that exists. Raises FileNotFoundError."""
@@ -103,6 +148,13 @@ class ArtifactFiles:
     def open_to_write(self, owner: str, name: str) -> BinaryIO:
         """A new file."""
         return cast(BinaryIO, self._store.open(self._path(owner, name), "wb", block_size=PIECE_BYTES))
+
+    def discard(self, owner: str, name: str, file: BinaryIO) -> None:
+        """Give up a file that is being written, as far as the store lets it."""
+        with suppress(Exception):
+            file.close()
+        with suppress(Exception):
+            self.remove(owner, name)
 
     def remove(self, owner: str, name: str) -> None:
         """Nothing happens where there is no such file."""

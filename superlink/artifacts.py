@@ -85,6 +85,21 @@ class ArtifactStore:
         _check_name(artifact_id := artifact_id or _fresh_id())
         if size_bytes > self._settings.max_file_bytes:
             raise _too_large(self._settings)
+        self.check_room(owner, size_bytes)
+        return ArtifactWriter(self._settings, self._files, owner, artifact_id, self._settings.max_file_bytes)
+
+    def create_output(self, owner: str, artifact_id: str) -> ArtifactWriter:
+        """A writer of what the deployment itself made for an owner.
+
+        No limit holds for it: it is there already, in pieces, and would otherwise be lost.
+        """
+        _check_name(owner)
+        _check_name(artifact_id)
+        return ArtifactWriter(self._settings, self._files, owner, artifact_id, None)
+
+    def check_room(self, owner: str, size_bytes: int = 0) -> None:
+        """Raise SuperlinkError ``storage_quota_exceeded`` unless an owner may keep so much more."""
+        _check_name(owner)
         with storage_failures():
             used = sum(entry.size_bytes for entry in self._files.listed(owner) if entry.name.endswith(CONTENT))
         if used + size_bytes > self._settings.max_owner_bytes:
@@ -92,7 +107,6 @@ class ArtifactStore:
                 "storage_quota_exceeded",
                 f"Your files take up {used:,} of {self._settings.max_owner_bytes:,} bytes. Delete some.",
             )
-        return ArtifactWriter(self._settings, self._files, owner, artifact_id)
 
     def get(self, owner: str, artifact_id: str) -> ArtifactRecord:
         """The record of an artifact. Raises SuperlinkError ``unknown_file``."""
@@ -131,6 +145,14 @@ class ArtifactStore:
         with storage_failures():
             try:
                 return self._files.open_to_read(record.owner, record.content)
+            except FileNotFoundError as error:
+                raise _unknown(record.id) from error
+
+    def read_range(self, record: ArtifactRecord, start: int, end: int) -> bytes:
+        """The bytes of the content from ``start`` up to ``end``. Raises as ``open``."""
+        with storage_failures():
+            try:
+                return self._files.read_range(record.owner, record.content, start, end)
             except FileNotFoundError as error:
                 raise _unknown(record.id) from error
 
@@ -175,9 +197,12 @@ class ArtifactStore:
 class ArtifactWriter:
     """Writes one artifact. As a context manager it discards what was not committed."""
 
-    def __init__(self, settings: ArtifactSettings, files: ArtifactFiles, owner: str, artifact_id: str) -> None:
+    def __init__(
+        self, settings: ArtifactSettings, files: ArtifactFiles, owner: str, artifact_id: str, max_bytes: int | None
+    ) -> None:
         """Use ``ArtifactStore.create``."""
         self._settings = settings
+        self._max_bytes = max_bytes
         self._files = files
         self._owner = owner
         self._id = artifact_id
@@ -200,7 +225,7 @@ class ArtifactWriter:
     def write(self, piece: bytes) -> None:
         """Add to the content. Raises SuperlinkError ``file_too_large``."""
         self._size_bytes += len(piece)
-        if self._size_bytes > self._settings.max_file_bytes:
+        if self._max_bytes is not None and self._size_bytes > self._max_bytes:
             raise _too_large(self._settings)
         self._digest.update(piece)
         with storage_failures():

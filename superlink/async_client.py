@@ -21,6 +21,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, Unpack, overload
 
+from superlink.batches import AsyncBatches
 from superlink.client import OnProgress
 from superlink.connection import AsyncConnection
 from superlink.connection_settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, connection_settings
@@ -62,6 +63,12 @@ class AsyncClient:
         settings = connection_settings(url, api_key, timeout_s, max_retries, headers)
         self._url = settings.url
         self._connection = AsyncConnection(settings)
+        self._batches = AsyncBatches(self._connection)
+
+    @property
+    def batches(self) -> AsyncBatches:
+        """As ``Client.batches``."""
+        return self._batches
 
     @property
     def url(self) -> str:

@@ -21,12 +21,17 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 # Metadata key under which the request id travels through every hop, beside the field of the request.
 REQUEST_ID_KEY = "x-request-id"
 
-CLIENT_PING_INTERVAL_MS = 30_000
-# Without this servers answer pings faster than one in five minutes with GOAWAY too_many_pings.
-SERVER_MIN_PING_INTERVAL_MS = 10_000
+# How soon a connection is given up whose other end is gone without a word. The server's minimum must lie below the
+# client's interval, or it answers the pings with GOAWAY too_many_pings; its default is five minutes.
+CLIENT_PING_INTERVAL_MS, PING_TIMEOUT_MS = 10_000, 5_000
+SERVER_MIN_PING_INTERVAL_MS = 5_000
+# For a connection to be made. gRPC names the option after the backoff, which it does not change; a busy machine needs
+# more than the 100 ms that the backoff begins with.
+CONNECT_TIMEOUT_MS = 2_000
 
-# UNAVAILABLE only: the call did not run, or its process died. A call that ran out of time or met a full queue must not
-# be repeated behind the caller's back. A stream is only retried before its first message.
+# Of the hop to the orchestrator, which itself repeats calls to the workers. UNAVAILABLE only: the call did not run, or
+# its process died. A call that ran out of time or met a full queue must not be repeated behind the caller's back. A
+# stream is only retried before its first message.
 SERVICE_CONFIG: dict[str, Any] = {
     # The default, pick_first, sends everything to one of several equal servers.
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -49,19 +54,23 @@ ChannelOption = tuple[str, Any]
 
 
 def channel_options() -> list[ChannelOption]:
-    """Options of every client channel."""
+    """Options of a channel to a service that gRPC itself balances and repeats calls to."""
+    return [*_shared_options(), ("grpc.service_config", json.dumps(SERVICE_CONFIG))]
+
+
+def _shared_options() -> list[ChannelOption]:
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", CLIENT_PING_INTERVAL_MS),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         # A worker that comes back is used again within a second, not after gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        # Without a policy of the service config these are calls that never left this process.
         ("grpc.enable_retries", 1),
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ]
 
 
@@ -70,7 +79,7 @@ def server_options() -> list[ChannelOption]:
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", SERVER_MIN_PING_INTERVAL_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", SERVER_MIN_PING_INTERVAL_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         # Ageing makes clients resolve again, so that a new replica gets traffic; gRPC adds 10 % jitter.
         ("grpc.max_connection_age_ms", 120_000),
@@ -88,6 +97,12 @@ def channel_target(address: str) -> str:
 def open_channel(address: str, options: Iterable[ChannelOption] = ()) -> grpc.aio.Channel:
     """A channel to ``address`` (``host:port``). Connects on first use; later ``options`` win over the shared ones."""
     return grpc.aio.insecure_channel(channel_target(address), options=[*channel_options(), *options])
+
+
+def open_replica_channel(address: str) -> grpc.aio.Channel:
+    """A channel to the one server at ``address``, for callers that choose among servers and repeat calls themselves."""
+    # A pool of its own: another channel to the same address must not share the pause before the next connection.
+    return grpc.aio.insecure_channel(address, options=[*_shared_options(), ("grpc.use_local_subchannel_pool", 1)])
 
 
 def new_request_id() -> str:

@@ -19,6 +19,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Literal, Unpack, overload
 
+from superlink.batches import Batches
 from superlink.connection import Connection
 from superlink.connection_settings import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, connection_settings
 from superlink.drawing_calls import DrawingAssembler, DrawingOptions, drawing_of, edit_call, generate_call
@@ -64,6 +65,12 @@ class Client:
         settings = connection_settings(url, api_key, timeout_s, max_retries, headers)
         self._url = settings.url
         self._connection = Connection(settings)
+        self._batches = Batches(self._connection)
+
+    @property
+    def batches(self) -> Batches:
+        """Many requests in one file, answered without waiting for them."""
+        return self._batches
 
     @property
     def url(self) -> str:

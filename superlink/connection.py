@@ -67,6 +67,16 @@ class Connection:
         finally:
             response.close()
 
+    def content(self, call: Call) -> Generator[bytes, None, None]:
+        """The body of the answer, piece by piece."""
+        response = self._open(call)
+        try:
+            yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise connection_failure(error, self._settings) from error
+        finally:
+            response.close()
+
     def readiness(self) -> Readiness:
         """What the gateway says now; asked once."""
         try:
@@ -124,6 +134,17 @@ class AsyncConnection:
                 for event in reader.feed(received):
                     yield event
             reader.finish()
+        except httpx.HTTPError as error:
+            raise connection_failure(error, self._settings) from error
+        finally:
+            await response.aclose()
+
+    async def content(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """As ``Connection.content``."""
+        response = await self._open(call)
+        try:
+            async for piece in response.aiter_bytes():
+                yield piece
         except httpx.HTTPError as error:
             raise connection_failure(error, self._settings) from error
         finally:

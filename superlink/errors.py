@@ -93,6 +93,9 @@ _BARE_CODES = {
     grpc.StatusCode.UNIMPLEMENTED: "unimplemented",
 }
 
+# What grpc.aio says above a server's ``maximum_concurrent_rpcs``.
+_TOO_MANY_CALLS = "Concurrent RPC limit exceeded!"
+
 _STATUS_BY_NUMBER: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -300,8 +303,11 @@ def _from_bare_status(status: grpc.StatusCode, details: str, service: str) -> Su
         message = f"The {service} service did not answer within the time that was left."
     elif status is grpc.StatusCode.CANCELLED:
         message = f"The call to the {service} service was cancelled."
+    elif status is grpc.StatusCode.RESOURCE_EXHAUSTED and details == _TOO_MANY_CALLS:
+        text = f"The {service} service has as many calls in hand as it takes. Try again after the delay."
+        return SuperlinkError("overloaded", text, status=status, service=service, retry_after_ms=1000)
     elif status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # The only bare one: gRPC's own message size check, on either end. Our queues always send details.
+        # Else it is gRPC's own message size check, on either end. Our queues always send details.
         code, message = "message_too_large", f"A message to or from the {service} service is too large: {details}"
         return SuperlinkError(code, message, status=status, service=service, retryable=False)
     else:

@@ -39,6 +39,8 @@ def ports_of(profile: Profile) -> tuple[PortUse, ...]:
         uses.append(PortUse(process, f"{key}.address", host, port))
         if settings.metrics_port:
             uses.append(PortUse(process, f"{key}.metrics_port", host, settings.metrics_port))
+    if profile.batches.enabled and profile.batches.metrics_port:
+        uses.append(PortUse("batches", "batches.metrics_port", profile.gateway.host, profile.batches.metrics_port))
     return tuple(uses)
 
 

@@ -38,8 +38,11 @@ class BatchLimits(Section):
 class WorkerSettings(Section):
     """One worker process: an MLLM or a decoder."""
 
-    # host:port that the gRPC server binds and the orchestrator dials.
+    # host:port that the gRPC server binds, and that the orchestrator dials unless `replicas` says otherwise.
     address: str
+    # Where the orchestrator finds the workers of this kind: host:port of each, or a name that resolves to all of them,
+    # as that of a headless service does.
+    replicas: tuple[Annotated[str, Field(pattern=r"^[^\s/]+:\d+$")], ...] = ()
     # Folder with config.json and *.safetensors.
     weights: Path
     # Prometheus metrics over HTTP; 0 turns them off.
@@ -72,6 +75,11 @@ class OrchestratorSettings(Section):
     max_rounds: int = Field(default=2, ge=0, le=8)
     # Upper bound for one tool call within the request's deadline.
     tool_timeout_s: PositiveFloat = 20.0
+    # What an overload may cost a request that is let in, in time spent waiting. Requests that would wait longer are
+    # refused at once (429, `overloaded`).
+    queue_budget_s: PositiveFloat = 2.0
+    # Share of repetitions in the calls to workers, at most; 0: none.
+    retry_share: float = Field(default=0.1, ge=0, le=1)
     drain_timeout_s: PositiveFloat = 20.0
     max_memory_bytes: MemoryCeiling = 0
     # Let decoders encode the image while the MLLM still writes. Shortens answers that use tools; where few do, or where
@@ -88,6 +96,17 @@ class KeyLimits(Section):
     concurrent_requests: int = Field(default=4, ge=0)
     # From midnight to midnight, UTC.
     requests_per_day: int = Field(default=10_000, ge=0)
+
+    def shared(self, share: float) -> KeyLimits:
+        """A part of them, of what is used up by the day all; where there is a limit, one request is left."""
+        parts = {
+            name: max(1, int(value * share)) if value else 0
+            for name, value in (
+                ("requests_per_minute", self.requests_per_minute),
+                ("concurrent_requests", self.concurrent_requests),
+            )
+        }
+        return self.model_copy(update=parts)
 
 
 class KeySettings(Section):
@@ -188,6 +207,52 @@ class ArtifactSettings(Section):
     upload_timeout_s: PositiveFloat = 600.0
 
 
+class WebhookSettings(Section):
+    """Messages to clients whose batch is over."""
+
+    # Signs them; `whsec_` and base64, as Standard Webhooks have it. The environment's SUPERLINK_WEBHOOK_SECRET comes
+    # first. Empty: none are sent, and batches that ask for one are refused.
+    secret: str = ""
+    # Ports that may be gone to.
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
+    # Private networks that may be gone to all the same.
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    # For one attempt.
+    timeout_s: PositiveFloat = 10.0
+    # Before each attempt after the first; after the last one it is given up.
+    retry_after_s: tuple[PositiveFloat, ...] = (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600)
+
+
+class BatchSettings(Section):
+    """Batches of requests, which workers send to the gateway line by line."""
+
+    # Whether there are any; needs a Redis.
+    enabled: bool = False
+    # Of the worker's metrics over HTTP; 0 turns them off.
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    # Shards that a worker process works on at the same time, and lines that it asks of each.
+    concurrency: PositiveInt = 1
+    lines_at_a_time: PositiveInt = 2
+    # A gateway lets lines of batches in while fewer requests than this are in flight there, live ones included (and
+    # one line in any case): what live requests need is never taken.
+    max_requests_in_flight: PositiveInt = 4
+    # The part of its key's requests a minute and at the same time that a batch may use.
+    share_of_limits: float = Field(default=0.5, gt=0, le=1)
+    max_lines: PositiveInt = 1_000_000
+    # A shard is cut at so many lines, or bytes.
+    max_shard_lines: PositiveInt = 20
+    max_shard_bytes: PositiveInt = 4 * 1024 * 1024
+    # A line with which a worker died so often is given up.
+    max_deliveries: PositiveInt = 3
+    # Where workers find the gateway; empty: where this profile has it.
+    gateway_url: str = ""
+    # How long a stopping worker waits for the lines that it asked.
+    drain_timeout_s: PositiveFloat = 20.0
+    # Of one of the processes that work on shards: above it, it is started anew between two.
+    max_memory_bytes: MemoryCeiling = 0
+    webhooks: WebhookSettings = WebhookSettings()
+
+
 class TelemetrySettings(Section):
     """Traces of requests."""
 
@@ -202,6 +267,7 @@ class Profile(Section):
     name: str
     images: ImageLimits = ImageLimits()
     artifacts: ArtifactSettings = ArtifactSettings()
+    batches: BatchSettings = BatchSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     gateway: GatewaySettings = GatewaySettings()
     orchestrator: OrchestratorSettings = OrchestratorSettings()

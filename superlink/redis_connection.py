@@ -12,7 +12,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from superlink.configuration import ConfigurationError
 from superlink.errors import SuperlinkError
@@ -64,8 +64,18 @@ def redis_failures() -> Iterator[None]:
         logger.info("redis failed", extra={"reason": f"{type(error).__name__}: {error}"})
         raise SuperlinkError(
             "redis_unavailable",
-            "The store of API keys and limits does not answer, so that no request can be let in. Try again shortly.",
+            f"The store of API keys and limits {_what_is_wrong(error)}, so that no request can be let in. "
+            "Try again shortly.",
             status=grpc.StatusCode.UNAVAILABLE,
             service="redis",
             retry_after_ms=1000,
         ) from error
+
+
+def _what_is_wrong(error: RedisError) -> str:
+    """In words. Redis says so itself where it runs and cannot write."""
+    if isinstance(error, OutOfMemoryError):
+        return "has no memory left"
+    if str(error).startswith("MISCONF"):
+        return "cannot write to its disk"
+    return "does not answer"

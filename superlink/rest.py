@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, BinaryIO, Literal, TypedDict, TypeVar
 
 import httpx
 
@@ -45,16 +45,18 @@ ResultType = TypeVar("ResultType", bound=Result)
 
 @dataclass(frozen=True)
 class Call:
-    """One POST request."""
+    """One request."""
 
+    # With the query string.
     path: str
     headers: Mapping[str, str]
     json: Mapping[str, Any] | None = None
     # Repeated fields have a list as their value.
     form: Mapping[str, Any] | None = None
-    files: Mapping[str, tuple[str, bytes, str]] | None = None
+    files: Mapping[str, tuple[str, bytes | BinaryIO, str]] | None = None
     # File bytes of the image that the answer is about, where one is sent.
     source: bytes | None = None
+    method: Literal["POST", "GET"] = "POST"
 
 
 class CallOptions(TypedDict, total=False):
@@ -199,7 +201,7 @@ def find_call(
 
 def answer_of(call: Call, response: httpx.Response) -> Answer:
     """A chat response that was not streamed."""
-    return _validated(Answer, _answer_fields(call, response.json()), call, response)
+    return _validated(Answer, answer_fields(call, response.json()), call, response)
 
 
 def detections_of(call: Call, response: httpx.Response) -> DetectionAnswer:
@@ -316,7 +318,8 @@ class AnswerAssembler:
         return events
 
 
-def _answer_fields(call: Call, completion: Mapping[str, Any]) -> dict[str, Any]:
+def answer_fields(call: Call, completion: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an ``Answer``, from a chat completion."""
     choice = completion["choices"][0]
     extension = choice["message"].get("superlink") or {}
     return {

@@ -46,7 +46,7 @@ class Attempts:
         """The next attempt as ``httpx.Client.build_request`` takes it; it may take what is left of the call's time."""
         left_s = max(self._deadline - time.monotonic(), 0.001) if self._failed else self._settings.timeout_s
         return {
-            "method": "POST",
+            "method": self._call.method,
             "url": self._call.path,
             "headers": {**self._call.headers, IDEMPOTENCY_HEADER: self._key, TIMEOUT_HEADER: f"{left_s:g}"},
             "json": self._call.json,

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 # Between NOT_SERVING and the closed door: clients that watch health turn elsewhere first.
 HEALTH_NOTICE_S = 0.1
+# Calls that a server takes at the same time; above that it refuses before it reads them. Queues are far shorter: this
+# bounds the memory of a process that everybody asks at once.
+MOST_CALLS = 1024
 # gRPC's server pushback (proposal A6): a negative delay forbids the channel's retry policy to try again.
 _DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
 
@@ -63,7 +66,9 @@ class GrpcServer:
         self._setting = setting or f"{service}.address"
         self._drain_timeout_s = drain_timeout_s
         self._guard = CallGuard(service, retries_for_caller)
-        self._server = grpc.aio.server(options=server_options(), interceptors=[self._guard])
+        self._server = grpc.aio.server(
+            options=server_options(), interceptors=[self._guard], maximum_concurrent_rpcs=MOST_CALLS
+        )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._names: list[str] = [""]
 

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from superlink.cli.ask import ask
+from superlink.cli.batch import batch
 from superlink.cli.console import notes
 from superlink.cli.demo import demo
 from superlink.cli.doctor import doctor
@@ -22,7 +23,7 @@ from superlink.configuration import ConfigurationError
 from superlink.errors import SuperlinkError
 from superlink.stack import StackError
 
-OWN_COMMANDS: dict[str, Callable[..., None]] = {
+OWN_COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "up": up,
     "status": status,
     "logs": logs,
@@ -32,6 +33,7 @@ OWN_COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "edit": edit,
     "pose": pose,
+    "batch": batch,
     "demo": demo,
     "doctor": doctor,
 }
@@ -48,7 +50,10 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name, command in OWN_COMMANDS.items():
-        app.command(name)(command)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     if not arguments or arguments[0] not in OWN_COMMANDS:
         rooms = room_commands()
         # Some bring torch along, which takes seconds; an agent that starts `superlink mcp` waits for it.

@@ -92,7 +92,7 @@ def _table_of_processes(processes: list[ProcessStatus]) -> Table:
             str(process.restarts),
             "-" if process.uptime_s is None else _duration(process.uptime_s),
             _memory(process),
-            "socket" if process.port is None else str(process.port),
+            str(process.port or ("socket" if process.address else "-")),
             escape(_why(process)),
         )
     return table

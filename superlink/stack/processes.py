@@ -21,7 +21,7 @@ class ProcessPlan:
     # What `python -m superlink.child FD LOG` is told: "module" or "program", which one, and its arguments.
     command: Sequence[str]
     drain_timeout_s: float
-    # host:port, or the path of a socket.
+    # host:port, or the path of a socket; empty where it serves nobody.
     address: str
     metrics_port: int = 0
     # 0: no ceiling.
@@ -40,7 +40,7 @@ def plan_processes(profile: Profile, profile_file: Path) -> tuple[ProcessPlan, .
         return ("module", module, "--profile", str(profile_file))
 
     workers: dict[str, WorkerSettings] = {"mllm": profile.mllm, **profile.decoders}
-    orchestrator, gateway = profile.orchestrator, profile.gateway
+    orchestrator, gateway, batches = profile.orchestrator, profile.gateway, profile.batches
     return (
         *(
             ProcessPlan(
@@ -67,6 +67,21 @@ def plan_processes(profile: Profile, profile_file: Path) -> tuple[ProcessPlan, .
             orchestrator.drain_timeout_s,
             f"{gateway.host_in_url}:{gateway.port}",
             max_memory_bytes=gateway.max_memory_bytes,
+        ),
+        # The last one: what it still asks when it is stopped, the gateway answers.
+        *(
+            (
+                ProcessPlan(
+                    "batches",
+                    command("orchestrator.batches"),
+                    batches.drain_timeout_s,
+                    f"{gateway.host_in_url}:{batches.metrics_port}" if batches.metrics_port else "",
+                    batches.metrics_port,
+                    batches.max_memory_bytes,
+                ),
+            )
+            if batches.enabled
+            else ()
         ),
     )
 

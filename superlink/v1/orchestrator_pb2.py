@@ -27,7 +27,7 @@ from superlink.v1 import mllm_pb2 as superlink_dot_v1_dot_mllm__pb2
 from superlink.v1 import types_pb2 as superlink_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsuperlink/v1/orchestrator.proto\x12\x0csuperlink.v1\x1a\x1asuperlink/v1/decoder.proto\x1a\x17superlink/v1/mllm.proto\x1a\x18superlink/v1/types.proto\"\x1d\n\x1b\x44\x65scribeOrchestratorRequest\";\n\x0cServiceState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xb0\x01\n\x1c\x44\x65scribeOrchestratorResponse\x12\x30\n\x04mllm\x18\x01 \x01(\x0b\x32\".superlink.v1.DescribeMllmResponse\x12\x30\n\x08\x64\x65\x63oders\x18\x02 \x03(\x0b\x32\x1e.superlink.v1.DescribeResponse\x12,\n\x08services\x18\x03 \x03(\x0b\x32\x1a.superlink.v1.ServiceState\"\xe1\x02\n\rAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.superlink.v1.Message\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.superlink.v1.Sampling\x12\x17\n\nmax_rounds\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x31\n\tdetection\x18\x05 \x01(\x0b\x32\x1e.superlink.v1.DetectionOptions\x12\x31\n\tdiffusion\x18\x06 \x01(\x0b\x32\x1e.superlink.v1.DiffusionOptions\x12*\n\x05tools\x18\x07 \x01(\x0b\x32\x1b.superlink.v1.ToolSelection\x12\x1a\n\x12\x65nds_at_tool_calls\x18\x08 \x01(\x08\x12\x13\n\x0bjson_schema\x18\t \x01(\tB\r\n\x0b_max_rounds\"P\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\'\n\x06groups\x18\x03 \x03(\x0b\x32\x17.superlink.v1.LinkGroup\"\xaa\x01\n\nToolResult\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\ndetections\x18\x02 \x01(\x0b\x32\x18.superlink.v1.DetectionsH\x00\x12/\n\x06images\x18\x04 \x01(\x0b\x32\x1d.superlink.v1.GeneratedImagesH\x00\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.TimingB\x08\n\x06result\"=\n\x0bToolFailure\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Error\"D\n\x0cToolProgress\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x08progress\x18\x02 \x01(\x0b\x32\x16.superlink.v1.Progress\"\xbb\x03\n\x0b\x41nswerEvent\x12-\n\ntext_delta\x18\x01 \x01(\x0b\x32\x17.superlink.v1.TextDeltaH\x00\x12+\n\ttool_call\x18\x02 \x01(\x0b\x32\x16.superlink.v1.ToolCallH\x00\x12\x33\n\rtool_progress\x18\x03 \x01(\x0b\x32\x1a.superlink.v1.ToolProgressH\x00\x12/\n\x0btool_result\x18\x04 \x01(\x0b\x32\x18.superlink.v1.ToolResultH\x00\x12\x31\n\x0ctool_failure\x18\x05 \x01(\x0b\x32\x19.superlink.v1.ToolFailureH\x00\x12\x30\n\x0bobservation\x18\x06 \x01(\x0b\x32\x19.superlink.v1.ObservationH\x00\x12$\n\x05usage\x18\x07 \x01(\x0b\x32\x13.superlink.v1.UsageH\x00\x12&\n\x06\x66inish\x18\x08 \x01(\x0b\x32\x14.superlink.v1.FinishH\x00\x12.\n\x0b\x64raft_delta\x18\t \x01(\x0b\x32\x17.superlink.v1.TextDeltaH\x00\x42\x07\n\x05\x65vent\"\xd1\x01\n\rDetectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Image\x12\x0f\n\x07phrases\x18\x03 \x03(\t\x12/\n\x07options\x18\x04 \x01(\x0b\x32\x1e.superlink.v1.DetectionOptions\x12\x0c\n\x04tool\x18\x05 \x01(\t\x12\x11\n\tkeypoints\x18\x06 \x03(\t\x12%\n\x07regions\x18\x07 \x03(\x0b\x32\x14.superlink.v1.Region\"\xb4\x01\n\x0e\x44\x65tectResponse\x12,\n\ndetections\x18\x01 \x01(\x0b\x32\x18.superlink.v1.Detections\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Usage\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.Timing\x12)\n\tskeletons\x18\x04 \x03(\x0b\x32\x16.superlink.v1.Skeleton\"\xac\x01\n\x0b\x44rawRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\"\n\x05image\x18\x03 \x01(\x0b\x32\x13.superlink.v1.Image\x12$\n\x06region\x18\x04 \x01(\x0b\x32\x14.superlink.v1.Region\x12/\n\x07options\x18\x05 \x01(\x0b\x32\x1e.superlink.v1.DiffusionOptions\"p\n\tDrawEvent\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.superlink.v1.ProgressH\x00\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.superlink.v1.DrawResponseH\x00\x42\x07\n\x05\x65vent\"\x88\x01\n\x0c\x44rawResponse\x12-\n\x06images\x18\x01 \x01(\x0b\x32\x1d.superlink.v1.GeneratedImages\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Usage\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.Timing2\xb8\x02\n\x0cOrchestrator\x12\x61\n\x08\x44\x65scribe\x12).superlink.v1.DescribeOrchestratorRequest\x1a*.superlink.v1.DescribeOrchestratorResponse\x12\x42\n\x06\x41nswer\x12\x1b.superlink.v1.AnswerRequest\x1a\x19.superlink.v1.AnswerEvent0\x01\x12\x43\n\x06\x44\x65tect\x12\x1b.superlink.v1.DetectRequest\x1a\x1c.superlink.v1.DetectResponse\x12<\n\x04\x44raw\x12\x19.superlink.v1.DrawRequest\x1a\x17.superlink.v1.DrawEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsuperlink/v1/orchestrator.proto\x12\x0csuperlink.v1\x1a\x1asuperlink/v1/decoder.proto\x1a\x17superlink/v1/mllm.proto\x1a\x18superlink/v1/types.proto\"\x1d\n\x1b\x44\x65scribeOrchestratorRequest\"w\n\x0cServiceState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07\x62reaker\x18\x04 \x01(\t\x12\x10\n\x08replicas\x18\x05 \x01(\r\x12\x17\n\x0freplicas_in_use\x18\x06 \x01(\r\"\xb0\x01\n\x1c\x44\x65scribeOrchestratorResponse\x12\x30\n\x04mllm\x18\x01 \x01(\x0b\x32\".superlink.v1.DescribeMllmResponse\x12\x30\n\x08\x64\x65\x63oders\x18\x02 \x03(\x0b\x32\x1e.superlink.v1.DescribeResponse\x12,\n\x08services\x18\x03 \x03(\x0b\x32\x1a.superlink.v1.ServiceState\"\xe1\x02\n\rAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.superlink.v1.Message\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.superlink.v1.Sampling\x12\x17\n\nmax_rounds\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x31\n\tdetection\x18\x05 \x01(\x0b\x32\x1e.superlink.v1.DetectionOptions\x12\x31\n\tdiffusion\x18\x06 \x01(\x0b\x32\x1e.superlink.v1.DiffusionOptions\x12*\n\x05tools\x18\x07 \x01(\x0b\x32\x1b.superlink.v1.ToolSelection\x12\x1a\n\x12\x65nds_at_tool_calls\x18\x08 \x01(\x08\x12\x13\n\x0bjson_schema\x18\t \x01(\tB\r\n\x0b_max_rounds\"P\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x02 \x01(\t\x12\'\n\x06groups\x18\x03 \x03(\x0b\x32\x17.superlink.v1.LinkGroup\"\xaa\x01\n\nToolResult\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\ndetections\x18\x02 \x01(\x0b\x32\x18.superlink.v1.DetectionsH\x00\x12/\n\x06images\x18\x04 \x01(\x0b\x32\x1d.superlink.v1.GeneratedImagesH\x00\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.TimingB\x08\n\x06result\"=\n\x0bToolFailure\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Error\"D\n\x0cToolProgress\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x08progress\x18\x02 \x01(\x0b\x32\x16.superlink.v1.Progress\"\xbb\x03\n\x0b\x41nswerEvent\x12-\n\ntext_delta\x18\x01 \x01(\x0b\x32\x17.superlink.v1.TextDeltaH\x00\x12+\n\ttool_call\x18\x02 \x01(\x0b\x32\x16.superlink.v1.ToolCallH\x00\x12\x33\n\rtool_progress\x18\x03 \x01(\x0b\x32\x1a.superlink.v1.ToolProgressH\x00\x12/\n\x0btool_result\x18\x04 \x01(\x0b\x32\x18.superlink.v1.ToolResultH\x00\x12\x31\n\x0ctool_failure\x18\x05 \x01(\x0b\x32\x19.superlink.v1.ToolFailureH\x00\x12\x30\n\x0bobservation\x18\x06 \x01(\x0b\x32\x19.superlink.v1.ObservationH\x00\x12$\n\x05usage\x18\x07 \x01(\x0b\x32\x13.superlink.v1.UsageH\x00\x12&\n\x06\x66inish\x18\x08 \x01(\x0b\x32\x14.superlink.v1.FinishH\x00\x12.\n\x0b\x64raft_delta\x18\t \x01(\x0b\x32\x17.superlink.v1.TextDeltaH\x00\x42\x07\n\x05\x65vent\"\xd1\x01\n\rDetectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Image\x12\x0f\n\x07phrases\x18\x03 \x03(\t\x12/\n\x07options\x18\x04 \x01(\x0b\x32\x1e.superlink.v1.DetectionOptions\x12\x0c\n\x04tool\x18\x05 \x01(\t\x12\x11\n\tkeypoints\x18\x06 \x03(\t\x12%\n\x07regions\x18\x07 \x03(\x0b\x32\x14.superlink.v1.Region\"\xb4\x01\n\x0e\x44\x65tectResponse\x12,\n\ndetections\x18\x01 \x01(\x0b\x32\x18.superlink.v1.Detections\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Usage\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.Timing\x12)\n\tskeletons\x18\x04 \x03(\x0b\x32\x16.superlink.v1.Skeleton\"\xac\x01\n\x0b\x44rawRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\"\n\x05image\x18\x03 \x01(\x0b\x32\x13.superlink.v1.Image\x12$\n\x06region\x18\x04 \x01(\x0b\x32\x14.superlink.v1.Region\x12/\n\x07options\x18\x05 \x01(\x0b\x32\x1e.superlink.v1.DiffusionOptions\"p\n\tDrawEvent\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.superlink.v1.ProgressH\x00\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.superlink.v1.DrawResponseH\x00\x42\x07\n\x05\x65vent\"\x88\x01\n\x0c\x44rawResponse\x12-\n\x06images\x18\x01 \x01(\x0b\x32\x1d.superlink.v1.GeneratedImages\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.superlink.v1.Usage\x12%\n\x07timings\x18\x03 \x03(\x0b\x32\x14.superlink.v1.Timing2\xb8\x02\n\x0cOrchestrator\x12\x61\n\x08\x44\x65scribe\x12).superlink.v1.DescribeOrchestratorRequest\x1a*.superlink.v1.DescribeOrchestratorResponse\x12\x42\n\x06\x41nswer\x12\x1b.superlink.v1.AnswerRequest\x1a\x19.superlink.v1.AnswerEvent0\x01\x12\x43\n\x06\x44\x65tect\x12\x1b.superlink.v1.DetectRequest\x1a\x1c.superlink.v1.DetectResponse\x12<\n\x04\x44raw\x12\x19.superlink.v1.DrawRequest\x1a\x17.superlink.v1.DrawEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,31 +37,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEORCHESTRATORREQUEST']._serialized_start=128
   _globals['_DESCRIBEORCHESTRATORREQUEST']._serialized_end=157
   _globals['_SERVICESTATE']._serialized_start=159
-  _globals['_SERVICESTATE']._serialized_end=218
-  _globals['_DESCRIBEORCHESTRATORRESPONSE']._serialized_start=221
-  _globals['_DESCRIBEORCHESTRATORRESPONSE']._serialized_end=397
-  _globals['_ANSWERREQUEST']._serialized_start=400
-  _globals['_ANSWERREQUEST']._serialized_end=753
-  _globals['_TOOLCALL']._serialized_start=755
-  _globals['_TOOLCALL']._serialized_end=835
-  _globals['_TOOLRESULT']._serialized_start=838
-  _globals['_TOOLRESULT']._serialized_end=1008
-  _globals['_TOOLFAILURE']._serialized_start=1010
-  _globals['_TOOLFAILURE']._serialized_end=1071
-  _globals['_TOOLPROGRESS']._serialized_start=1073
-  _globals['_TOOLPROGRESS']._serialized_end=1141
-  _globals['_ANSWEREVENT']._serialized_start=1144
-  _globals['_ANSWEREVENT']._serialized_end=1587
-  _globals['_DETECTREQUEST']._serialized_start=1590
-  _globals['_DETECTREQUEST']._serialized_end=1799
-  _globals['_DETECTRESPONSE']._serialized_start=1802
-  _globals['_DETECTRESPONSE']._serialized_end=1982
-  _globals['_DRAWREQUEST']._serialized_start=1985
-  _globals['_DRAWREQUEST']._serialized_end=2157
-  _globals['_DRAWEVENT']._serialized_start=2159
-  _globals['_DRAWEVENT']._serialized_end=2271
-  _globals['_DRAWRESPONSE']._serialized_start=2274
-  _globals['_DRAWRESPONSE']._serialized_end=2410
-  _globals['_ORCHESTRATOR']._serialized_start=2413
-  _globals['_ORCHESTRATOR']._serialized_end=2725
+  _globals['_SERVICESTATE']._serialized_end=278
+  _globals['_DESCRIBEORCHESTRATORRESPONSE']._serialized_start=281
+  _globals['_DESCRIBEORCHESTRATORRESPONSE']._serialized_end=457
+  _globals['_ANSWERREQUEST']._serialized_start=460
+  _globals['_ANSWERREQUEST']._serialized_end=813
+  _globals['_TOOLCALL']._serialized_start=815
+  _globals['_TOOLCALL']._serialized_end=895
+  _globals['_TOOLRESULT']._serialized_start=898
+  _globals['_TOOLRESULT']._serialized_end=1068
+  _globals['_TOOLFAILURE']._serialized_start=1070
+  _globals['_TOOLFAILURE']._serialized_end=1131
+  _globals['_TOOLPROGRESS']._serialized_start=1133
+  _globals['_TOOLPROGRESS']._serialized_end=1201
+  _globals['_ANSWEREVENT']._serialized_start=1204
+  _globals['_ANSWEREVENT']._serialized_end=1647
+  _globals['_DETECTREQUEST']._serialized_start=1650
+  _globals['_DETECTREQUEST']._serialized_end=1859
+  _globals['_DETECTRESPONSE']._serialized_start=1862
+  _globals['_DETECTRESPONSE']._serialized_end=2042
+  _globals['_DRAWREQUEST']._serialized_start=2045
+  _globals['_DRAWREQUEST']._serialized_end=2217
+  _globals['_DRAWEVENT']._serialized_start=2219
+  _globals['_DRAWEVENT']._serialized_end=2331
+  _globals['_DRAWRESPONSE']._serialized_start=2334
+  _globals['_DRAWRESPONSE']._serialized_end=2470
+  _globals['_ORCHESTRATOR']._serialized_start=2473
+  _globals['_ORCHESTRATOR']._serialized_end=2785
 # @@protoc_insertion_point(module_scope)

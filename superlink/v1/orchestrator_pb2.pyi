@@ -43,21 +43,32 @@ class ServiceState(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    REPLICAS_IN_USE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"mllm", "detection" ..."""
     ready: _builtins.bool
     reason: _builtins.str
     """Why it is not."""
+    breaker: _builtins.str
+    """Of its circuit breakers: "closed" when any replica gets calls, "half_open" when any is being tried, else "open"."""
+    replicas: _builtins.int
+    """Those that are known, and those that get calls."""
+    replicas_in_use: _builtins.int
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         ready: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        breaker: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        replicas_in_use: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "ready", b"ready", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "name", b"name", "ready", b"ready", "reason", b"reason", "replicas", b"replicas", "replicas_in_use", b"replicas_in_use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,7 @@ from image_server import ImageServer
 from live_gateway import LiveGateway
 from request_bodies import chat_body
 
-from gateway.public_addresses import Address
+from superlink.public_addresses import Address
 
 PRIVATE = "127.0.0.2"
 

@@ -14,9 +14,9 @@ import uvicorn
 from scripted_workers import ScriptedDeployment, scripted_deployment
 
 from gateway.application import create_application
-from gateway.image_urls import Resolver
 from gateway.server import bind
-from superlink.profile import ArtifactSettings, GatewaySettings
+from superlink.profile import ArtifactSettings, BatchSettings, GatewaySettings, OrchestratorSettings
+from superlink.public_hosts import Resolver
 
 
 class QuietServer(uvicorn.Server):
@@ -41,17 +41,20 @@ async def live_gateway(
     without: Collection[str] = (),
     resolve: Resolver | None = None,
     artifacts: Mapping[str, Any] = MappingProxyType({}),
+    batches: Mapping[str, Any] = MappingProxyType({}),
+    orchestrator: OrchestratorSettings | None = None,
     **other_settings: Any,
 ) -> AsyncIterator[LiveGateway]:
     """``without``: decoders that the profile leaves out; ``resolve`` looks up the hosts of images; ``artifacts`` are
-    settings of the store of files, and ``other_settings`` those of the gateway."""
+    settings of the store of files, ``batches`` those of batches, and ``other_settings`` those of the gateway."""
     small: dict[str, Any] = {"request_timeout_s": 5, "max_prompt_characters": 500, "max_phrases": 10}
     settings = GatewaySettings(port=1, **(small | other_settings))
     async with AsyncExitStack() as stack:
-        workers = await stack.enter_async_context(scripted_deployment(gateway_settings=settings, without=without))
+        workers = await stack.enter_async_context(scripted_deployment(orchestrator, settings, without))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         kept = ArtifactSettings.model_validate({"url": folder, **artifacts})
-        workers.profile = workers.profile.model_copy(update={"artifacts": kept})
+        worked_on = BatchSettings.model_validate(dict(batches))
+        workers.profile = workers.profile.model_copy(update={"artifacts": kept, "batches": worked_on})
         listener = bind(settings.model_copy(update={"port": 0}))
         configuration = uvicorn.Config(
             create_application(workers.profile, resolve),

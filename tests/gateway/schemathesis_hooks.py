@@ -22,6 +22,7 @@ BEYOND_SCHEMAS = frozenset(
         *("no_image", "image_missing", "too_many_images", "invalid_data_url", "unsupported_image"),
         *("invalid_region", "empty_region", "region_outside_image", "region_without_image", "too_many_regions"),
         *("invalid_mask", "invalid_option", "storage_quota_exceeded", "idempotency_key_reused"),
+        *("webhooks_disabled", "webhook_refused"),
     }
 )
 

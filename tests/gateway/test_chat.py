@@ -222,7 +222,7 @@ async def test_a_dead_tool_is_an_error_beside_the_text(gateway: LiveGateway, png
     assert message["content"] == "Here is the dog."
     [call] = message["superlink"]["tool_calls"]
     assert call["status"] == "failed"
-    assert (call["error"]["code"], call["error"]["service"]) == ("unavailable", "detection")
+    assert (call["error"]["code"], call["error"]["service"]) == ("decoder_unavailable", "detection")
     assert call["error"]["status"] == 503
     assert call["error"]["request_id"] == response.headers["x-request-id"]
     assert call["phrases"][0]["span"] == {"start": 12, "end": 15}

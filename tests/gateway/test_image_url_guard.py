@@ -9,7 +9,7 @@ from image_fetching import PRIVATE, Names, detect, settings_for, show
 from image_server import ImageServer, redirect
 from live_gateway import LiveGateway, live_gateway
 
-from gateway.public_addresses import is_public
+from superlink.public_addresses import is_public
 
 pytestmark = [pytest.mark.surface, pytest.mark.faults]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from request_bodies import data_url, encode_picture
 from scripted_workers import IMAGE_HEIGHT, IMAGE_WIDTH
 
-from gateway.public_addresses import Address
+from superlink.public_addresses import Address
 
 pytestmark = [pytest.mark.surface, pytest.mark.faults]
 

@@ -361,7 +361,7 @@ async def test_a_decoder_that_goes_away_stays_listed_and_its_calls_say_so(
     failed = problem(await agent.call_tool("detect", {"image": data_url(png), "categories": ["dog"]}))
 
     assert "detect" in names
-    assert (failed["code"], failed["service"], failed["status"]) == ("unavailable", "detection", 503)
+    assert (failed["code"], failed["service"], failed["status"]) == ("decoder_unavailable", "detection", 503)
 
 
 async def test_a_path_is_of_no_use_to_a_gateway(agent: Client) -> None:

@@ -24,6 +24,9 @@ METHODS = {
     "/v1/files": ["get", "post"],
     "/v1/files/{file_id}": ["delete", "get"],
     "/v1/files/{file_id}/content": ["get"],
+    "/v1/batches": ["get", "post"],
+    "/v1/batches/{batch_id}": ["get"],
+    "/v1/batches/{batch_id}/cancel": ["post"],
     "/v1/models": ["get"],
     "/v1/models/{model}": ["get"],
     "/livez": ["get"],
@@ -114,7 +117,8 @@ async def test_every_example_of_a_request_can_be_sent_as_it_is(gateway: LiveGate
     sent = []
     for path, method, operation in operations(document):
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
-            if media_type != "application/json":
+            # A batch needs a file: tests/gateway/test_batches.py.
+            if media_type != "application/json" or path == "/v1/batches":
                 continue
             response = await gateway.http.request(method, path, json=content["example"])
             assert response.status_code == 200, (path, response.text)

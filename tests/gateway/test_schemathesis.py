@@ -28,10 +28,10 @@ LEAST_CASES = 2000
 
 @pytest.fixture
 async def gateway(redis_server: LiveRedis) -> AsyncIterator[LiveGateway]:
-    """With everything in its document: keys, repetitions, files."""
+    """With everything in its document: keys, repetitions, files, batches (on which nobody works)."""
     # Phrases and prompts of any length that fits the document; what is too long for a deployment is tested elsewhere.
     settings = {"redis_url": redis_server.url, "keys": REQUIRED, "max_prompt_characters": 100_000, "max_phrases": 1000}
-    async with live_gateway(request_timeout_s=60, **settings) as running:
+    async with live_gateway(request_timeout_s=60, batches={"enabled": True}, **settings) as running:
         yield running
 
 

@@ -22,7 +22,7 @@ from superlink.redis_connection import URL_VARIABLE
 
 pytestmark = pytest.mark.surface
 
-PROCESSES = ["redis", "mllm", "detection", "orchestrator", "gateway"]
+PROCESSES = ["redis", "mllm", "detection", "orchestrator", "gateway", "batches"]
 # No settings from the environment of the tests.
 ENVIRONMENT = {**os.environ, URL_VARIABLE: "", "SUPERLINK_URL": "", "COLUMNS": "200"}
 

@@ -13,13 +13,15 @@ from superlink.stack import LocalStack
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "telemetry.md"
 # | `superlink_gateway_requests_total` | counter | `path`, `method`, `status` | ... |
-ROW = re.compile(r"^\| `(superlink_(gateway|orchestrator|worker)_\w+)` \| (\w+) \| ([^|]*)\| [^|]+ \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| `(superlink_(gateway|orchestrator|worker|batches)_\w+)` \| (\w+) \| ([^|]*)\| [^|]+ \|$", re.MULTILINE
+)
 # A name with its type and labels.
 Metric = tuple[str, str, frozenset[str]]
 
 
 def documented() -> dict[str, set[Metric]]:
-    """By room: gateway, orchestrator, worker."""
+    """By room: gateway, orchestrator, worker, batches."""
     found: dict[str, set[Metric]] = {}
     for name, room, kind, labels in ROW.findall(PAGE.read_text(encoding="utf-8")):
         found.setdefault(room, set()).add((name, kind, frozenset(re.findall(r"`(\w+)`", labels))))
@@ -44,6 +46,7 @@ def test_the_page_lists_the_metrics_that_the_processes_expose(stack: LocalStack,
     workers = {"mllm": profile.mllm, **profile.decoders}
     addresses = {
         ("gateway", "gateway"): stack.url,
+        ("batches", "batches"): f"http://127.0.0.1:{profile.batches.metrics_port}",
         ("orchestrator", "orchestrator"): f"http://127.0.0.1:{profile.orchestrator.metrics_port}",
         **{(name, "worker"): f"http://127.0.0.1:{settings.metrics_port}" for name, settings in workers.items()},
     }

@@ -251,7 +251,7 @@ async def test_the_model_is_told_that_a_tool_failed(deployment: ScriptedDeployme
     events = await ask(orchestrator)
 
     [failure] = of_kind(events, "tool_failure")
-    assert (failure.error.code, failure.error.service) == ("unavailable", "detection")
+    assert (failure.error.code, failure.error.service) == ("decoder_unavailable", "detection")
     [observation] = of_kind(events, "observation")
     assert observation.groups[0].failed
     assert deployment.mllm.generate_requests[1].messages[-1].parts[-1].observation == observation

@@ -1,5 +1,4 @@
 import asyncio
-import os
 import signal
 import socket
 import subprocess
@@ -178,7 +177,6 @@ def start_process(tmp_path: Path, port: int, metrics_port: int = 0) -> subproces
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "GRPC_VERBOSITY": "NONE"},
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scripted_workers import detection, detections
 
 from orchestrator.catalogue import ToolRoute
-from orchestrator.deadline import MARGIN_S, Deadline
+from orchestrator.deadline import Deadline
 from orchestrator.observations import observe, thousandths
 from orchestrator.tool_calls import PendingCall, ToolOutcome
 from orchestrator.transcript import ROUND_SEPARATOR, Transcript, round_parts
@@ -139,8 +139,11 @@ def test_a_failed_call_is_observed_as_failed() -> None:
     ]
 
 
-def test_a_hop_gets_what_is_left_minus_the_margin() -> None:
-    assert Deadline(10).for_hop() == pytest.approx(10 - MARGIN_S, abs=0.01)
+def test_a_hop_gets_what_is_left_without_a_reserve_for_the_answer() -> None:
+    assert Deadline(10).for_hop() == pytest.approx(9.5, abs=0.01)
+    assert Deadline(60).for_hop() == pytest.approx(59.5, abs=0.01)
+    assert Deadline(0.4).for_hop() == pytest.approx(0.35, abs=0.01)
+    assert Deadline(10).for_hop(share=0.5) == pytest.approx(4.75, abs=0.01)
     assert Deadline(10).for_hop(cap_s=2) == 2
     with pytest.raises(SuperlinkError, match="ran out of time"):
         Deadline(0.01).for_hop()

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -7,7 +8,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from superlink.channels import MAX_MESSAGE_BYTES, open_channel, request_id_of
+from superlink.channels import (
+    CLIENT_PING_INTERVAL_MS,
+    MAX_MESSAGE_BYTES,
+    SERVER_MIN_PING_INTERVAL_MS,
+    open_channel,
+    request_id_of,
+)
 from superlink.configuration import ConfigurationError
 from superlink.errors import from_rpc_error
 from superlink.logs import current_request_id
@@ -204,3 +211,47 @@ async def test_calls_go_to_the_server_that_came_back() -> None:
         await stub.Describe(decoder_pb2.DescribeRequest(), timeout=5, wait_for_ready=True)
         assert time.monotonic() - began < 2
         await second.stop()
+
+
+async def test_a_client_may_ping_as_often_as_the_clients_of_this_platform_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SERVER_MIN_PING_INTERVAL_MS < CLIENT_PING_INTERVAL_MS
+    # Ten pings would take a minute and a half.
+    monkeypatch.setattr("superlink.channels.SERVER_MIN_PING_INTERVAL_MS", 50)
+    server = make_server(SlowDecoder())
+    await server.start()
+    reader, writer = await asyncio.open_connection(*server.address.split(":"))
+    settings, ping, goaway = 4, 6, 7
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, settings, 0, 0, 0, 0, 0)))
+    for _ in range(10):
+        writer.write(bytes((0, 0, 8, ping, 0, 0, 0, 0, 0, *range(8))))
+        await asyncio.sleep(0.1)
+    kinds = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            while header := await reader.read(9):
+                kinds.append(header[3])
+                await reader.readexactly(int.from_bytes(header[:3]))
+    writer.close()
+    await server.stop()
+    assert kinds.count(ping) == 10
+    assert goaway not in kinds
+
+
+async def test_a_server_takes_so_many_calls_and_refuses_the_others_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superlink.serving.MOST_CALLS", 3)
+    servicer = SlowDecoder()
+    server = make_server(servicer)
+    await server.start()
+    await server.set_ready(True)
+    async with open_channel(server.address) as channel:
+        running = [asyncio.create_task(decode(channel)) for _ in range(3)]
+        await calls_in_flight(server, 3)
+        with pytest.raises(grpc.RpcError) as caught:
+            await decode(channel)
+        servicer.release.set()
+        assert await asyncio.gather(*running) == [2, 2, 2]
+        assert await decode(channel) == 2
+    await server.stop()
+    error = from_rpc_error(caught.value, "slow")
+    assert (error.code, error.http_status, error.retryable) == ("overloaded", 429, True)
+    assert error.retry_after_s == 1

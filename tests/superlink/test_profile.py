@@ -91,3 +91,12 @@ def test_a_gateway_on_the_network_needs_keys_or_a_word_that_it_does_not(tmp_path
         load_profile(file, {"gateway.host": host, "gateway.keys.allow_anyone": True})
     for host in ("127.0.0.1", "127.0.0.5", "::1", "localhost"):
         load_profile(file, {"gateway.host": host})
+
+
+def test_a_worker_may_have_replicas_by_address_or_name(tmp_path: Path) -> None:
+    file, key = written(tmp_path, TINY), "decoders.detection.replicas"
+    places = ["10.0.0.4:50052", "[::1]:50052", "detection.vision.svc:50052"]
+    assert load_profile(file, {key: places}).decoders["detection"].replicas == tuple(places)
+    for wrong in ("detection.vision.svc", "http://detection:50052", "detection: 50052"):
+        with pytest.raises(ConfigurationError, match=r"decoders\.detection\.replicas\.0"):
+            load_profile(file, {key: [wrong]})

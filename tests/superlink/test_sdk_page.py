@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from gateway import examples
 from gateway.chat_schema import AnswerExtension, Delta
 from gateway.results import PhraseResult, Span, ToolCallResult
 from superlink.run_length import encode_mask
@@ -37,6 +38,8 @@ def answer_as_a_gateway(received: Received) -> Reply:
     if received.path == "/v1/images/edits":
         made = {"b64_json": base64.b64encode(png()).decode(), "width": 8, "height": 8, "seed": 3}
         return Reply(200, json.dumps({"model": "m", "data": [made]}).encode())
+    if received.path.startswith(("/v1/files", "/v1/batches")):
+        return batch_reply(received.path)
     # Detection and segmentation.
     mask = Image.new("L", (SIDE, SIDE))
     mask.paste(255, (10, 10, 30, 30))
@@ -46,6 +49,19 @@ def answer_as_a_gateway(received: Received) -> Reply:
     categories = [{"phrase": name, "found": name == "dog", "score": 0.9} for name in ("dog", "cat")]
     size = {"width": SIDE, "height": SIDE}
     return Reply(200, json.dumps({"image": size, "categories": categories, "detections": [dog]}).encode())
+
+
+def batch_reply(path: str) -> Reply:
+    if path.endswith("/content"):
+        body = {"image": {"width": SIDE, "height": SIDE}, "categories": [], "detections": []}
+        response = {"status_code": 200, "request_id": "1", "body": body}
+        rows = [{"id": name, "custom_id": name, "response": response, "error": None} for name in ("scene-1", "scene-2")]
+        return Reply(200, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    if path == "/v1/files":
+        return Reply(200, json.dumps(examples.FILE).encode())
+    counts = {"total": 2, "completed": 2, "failed": 0}
+    over = {**examples.BATCH, "status": "completed", "output_file_id": examples.FILE_ID, "request_counts": counts}
+    return Reply(200, json.dumps(over).encode())
 
 
 def chat_extension() -> AnswerExtension:
