@@ -35,6 +35,9 @@ _PROBLEMS = {
     504: "deadline_exceeded",
 }
 _FILE = {"type": "string", "format": "binary"}
+_RAW_IMAGE = dict.fromkeys(
+    MEDIA_TYPES, {"schema": {**_FILE, "description": "The image itself; everything else goes into the query string."}}
+)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -84,10 +87,10 @@ def chat_documentation() -> dict[str, Any]:
 def answer_documentation() -> dict[str, Any]:
     """Keyword arguments of the answer's route."""
     files = {"image": {"type": "array", "items": _FILE, "description": "Image files; tools look at the last one."}}
-    form = {"multipart/form-data": _form(AnswerOptions, files)}
+    others = {"multipart/form-data": _form(AnswerOptions, files), **_RAW_IMAGE}
     return {
         "responses": {**problem_responses(*_PROBLEMS), **_drawn(examples.ANSWER_RESPONSE)},
-        "openapi_extra": _body(AnswerRequest, examples.ANSWER, form),
+        "openapi_extra": _body(AnswerRequest, examples.ANSWER, others),
     }
 
 
@@ -187,11 +190,7 @@ def reference(model: type[BaseModel]) -> dict[str, str]:
 def _fast_path(
     options: type[BaseModel], body: type[BaseModel], example: dict[str, Any], answered: dict[str, Any]
 ) -> dict[str, Any]:
-    raw = {"schema": {**_FILE, "description": "The image itself; options go into the query string."}}
-    content = {
-        "multipart/form-data": _form(options, {"image": _FILE}, required=("image",)),
-        **dict.fromkeys(MEDIA_TYPES, raw),
-    }
+    content = {"multipart/form-data": _form(options, {"image": _FILE}, required=("image",)), **_RAW_IMAGE}
     return {
         "responses": {**problem_responses(*_PROBLEMS), **_drawn(answered)},
         "openapi_extra": _body(body, example, content),

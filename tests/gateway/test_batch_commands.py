@@ -17,11 +17,12 @@ from live_redis import LiveRedis
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from request_bodies import data_url, encode_picture
-from scripted_workers import detection, detections
+from scripted_workers import Step, detection, detections
 
 from superlink import AsyncClient, Client
 from superlink.batch_results import BatchJob, LineResult
 from superlink.client_errors import NotFound
+from superlink.v1 import decoder_pb2
 
 pytestmark = pytest.mark.surface
 
@@ -88,7 +89,13 @@ def files_in(folder: Path, pattern: str) -> set[str]:
 async def test_a_run_over_a_folder_goes_on_where_it_was_killed_and_asks_nothing_twice(
     worker: None, gateway: LiveGateway, images: Path, tmp_path: Path
 ) -> None:
-    gateway.workers.detection.script = lambda request: [0.3, detections([detection(0)], 2)]
+    # The batch goes on without the command, and may not be over before that is interrupted.
+    may_end = asyncio.Event()
+
+    def script(_: decoder_pb2.DecodeRequest) -> list[Step]:
+        return [*([may_end] if len(asked(gateway)) > IMAGES // 2 else []), detections([detection(0)], 2)]
+
+    gateway.workers.detection.script = script
     out = tmp_path / "out"
     for number, after in ((signal.SIGKILL, 3), (signal.SIGINT, 8)):
         before = await looks(gateway)
@@ -102,6 +109,7 @@ async def test_a_run_over_a_folder_goes_on_where_it_was_killed_and_asks_nothing_
         if number == signal.SIGINT:
             assert process.returncode == 130
             assert "goes on where it was" in said[1]
+    may_end.set()
     status, said, noted = await run(gateway, *folder_run(images, out), "--coco", tmp_path / "coco.json")
     assert status == 0, noted
     assert len(asked(gateway)) == len(set(asked(gateway))) == IMAGES
