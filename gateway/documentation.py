@@ -35,9 +35,6 @@ _PROBLEMS = {
     504: "deadline_exceeded",
 }
 _FILE = {"type": "string", "format": "binary"}
-_RAW_IMAGE = dict.fromkeys(
-    MEDIA_TYPES, {"schema": {**_FILE, "description": "The image itself; everything else goes into the query string."}}
-)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -87,10 +84,10 @@ def chat_documentation() -> dict[str, Any]:
 def answer_documentation() -> dict[str, Any]:
     """Keyword arguments of the answer's route."""
     files = {"image": {"type": "array", "items": _FILE, "description": "Image files; tools look at the last one."}}
-    others = {"multipart/form-data": _form(AnswerOptions, files), **_RAW_IMAGE}
+    form = {"multipart/form-data": _form(AnswerOptions, files)}
     return {
         "responses": {**problem_responses(*_PROBLEMS), **_drawn(examples.ANSWER_RESPONSE)},
-        "openapi_extra": _body(AnswerRequest, examples.ANSWER, others),
+        "openapi_extra": _body(AnswerRequest, examples.ANSWER, form),
     }
 
 
@@ -190,7 +187,11 @@ def reference(model: type[BaseModel]) -> dict[str, str]:
 def _fast_path(
     options: type[BaseModel], body: type[BaseModel], example: dict[str, Any], answered: dict[str, Any]
 ) -> dict[str, Any]:
-    content = {"multipart/form-data": _form(options, {"image": _FILE}, required=("image",)), **_RAW_IMAGE}
+    raw = {"schema": {**_FILE, "description": "The image itself; options go into the query string."}}
+    content = {
+        "multipart/form-data": _form(options, {"image": _FILE}, required=("image",)),
+        **dict.fromkeys(MEDIA_TYPES, raw),
+    }
     return {
         "responses": {**problem_responses(*_PROBLEMS), **_drawn(answered)},
         "openapi_extra": _body(body, example, content),
