@@ -38,7 +38,7 @@ from superlink.errors import SuperlinkError
 from superlink.profile import GatewaySettings, Profile
 from superlink.public_hosts import Resolver, SystemResolver
 from superlink.redis_connection import URL_VARIABLE, connect, redis_url_of
-from superlink.webhook_secrets import with_secret
+from superlink.webhook_secrets import with_webhook_secret
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
     redis = _redis_of(profile.gateway)
     agents = McpEndpoint(profile.gateway)
     artifacts = open_store(profile)
-    profile = _with_webhook_secret(profile)
+    profile = with_webhook_secret(profile)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
@@ -111,11 +111,6 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
         application.include_router(router)
     document_the_rest(application, needs_keys=profile.gateway.keys.required, keeps_answers=redis is not None)
     return application
-
-
-def _with_webhook_secret(profile: Profile) -> Profile:
-    webhooks = with_secret(profile.batches.webhooks)
-    return profile.model_copy(update={"batches": profile.batches.model_copy(update={"webhooks": webhooks})})
 
 
 def _redis_of(settings: GatewaySettings) -> Redis | None:

@@ -8,17 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway import examples
-from superlink.batch_store import Batch, Status
+from superlink.batch_documents import Endpoint, Status
+from superlink.batch_store import Batch
 
-Endpoint = Literal[
-    "/v1/chat/completions",
-    "/v1/answer",
-    "/v1/detect",
-    "/v1/segment",
-    "/v1/pose",
-    "/v1/images/generations",
-    "/v1/images/edits",
-]
 # A second to seven days.
 _WINDOW = r"^([1-9][0-9]{0,3}[sm]|([1-9][0-9]?|1[0-5][0-9]|16[0-8])h|[1-7]d)$"
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

@@ -91,7 +91,8 @@ class LoadShedding:
             await self._app(scope, receive, send)
         finally:
             failure = scope["state"].get("failure")
-            refused = failure is not None and failure.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+            # What is no use to ask again, such as a message too large, says nothing about load.
+            refused = failure is not None and failure.status is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retryable
             allowance.leave(began, refused, time.monotonic())
 
 

@@ -71,10 +71,10 @@ class Admission:
         self._typical_s += (_WEIGHT if self._typical_s else 1.0) * (held_s - self._typical_s)
         if isinstance(error, SuperlinkError) and error.status is grpc.StatusCode.RESOURCE_EXHAUSTED and error.retryable:
             self._limit.refused(place.began, now)
-        elif isinstance(error, SuperlinkError) and error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
-            self._limit.end(place.began, place.at_once, held_s, now)
         elif place.latency_s is not None:
             self._limit.end(place.began, place.at_once, place.latency_s, now)
+        elif isinstance(error, SuperlinkError) and error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._limit.end(place.began, place.at_once, held_s, now)
         self._taken -= 1
         self._call_in()
 

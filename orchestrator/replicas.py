@@ -82,10 +82,13 @@ class Replica(Generic[Stub]):
 
     async def probe(self) -> Outcome:
         """Ask for its health."""
-        self.is_resting = False
         try:
             answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
+            self.is_resting = False
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                # It has as many calls in hand as its server takes (``superlink.serving.MOST_CALLS``), and says so.
+                return Outcome.ANSWERED
             return Outcome.HUNG if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else Outcome.UNREACHABLE
         self.is_resting = answer.status != health_pb2.HealthCheckResponse.SERVING
         return Outcome.UNREACHABLE if self.is_resting else Outcome.ANSWERED

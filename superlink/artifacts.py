@@ -82,7 +82,7 @@ class ArtifactStore:
         ``file_too_large`` or ``storage_quota_exceeded``.
         """
         _check_name(owner)
-        _check_name(artifact_id := artifact_id or _fresh_id())
+        _check_name(artifact_id := artifact_id or fresh_id(ID_PREFIX))
         if size_bytes > self._settings.max_file_bytes:
             raise _too_large(self._settings)
         self.check_room(owner, size_bytes)
@@ -259,16 +259,19 @@ class ArtifactWriter:
         self._has_ended = True
         try:
             with storage_failures():
-                self._file.close()
-                self._files.remove(self._owner, self._content)
+                try:
+                    self._file.close()
+                finally:
+                    # A full disk fails the end of a file, and needs the room most.
+                    self._files.remove(self._owner, self._content)
         except SuperlinkError:
             # Swept one day; whatever led here is what matters.
             logger.warning("content was left behind", extra={"file": self._content})
 
 
-def _fresh_id() -> str:
+def fresh_id(prefix: str) -> str:
     """Ids sort by the time at which they were made, and cannot be guessed."""
-    return f"{ID_PREFIX}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 def _check_name(name: str) -> None:

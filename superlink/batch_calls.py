@@ -112,9 +112,13 @@ class LineSplitter:
     """Cuts pieces of a file into lines."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         """The lines that ``piece`` completes."""
-        *lines, self._held = (self._held + piece).split(b"\n")
-        yield from (line for line in lines if line)
+        first, *others = piece.split(b"\n")
+        self._held += first
+        for other in others:
+            if self._held:
+                yield bytes(self._held)
+            self._held = bytearray(other)

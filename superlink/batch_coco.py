@@ -112,11 +112,11 @@ def _add(
         category_ids={each: category.id for each, category in categories.items()},
         first_annotation_id=summary.annotations + 1,
     )
-    named: dict[int, list[str]] = {}
+    named: dict[int, tuple[list[str], _Category]] = {}
     for entry in document["categories"]:
         keypoints = entry.get("keypoints", [])
         category = categories[entry["name"]]
-        named[category.id] = keypoints
+        named[category.id] = (keypoints, category)
         category.keypoints += [each for each in keypoints if each not in category.keypoints]
         category.bones |= {(keypoints[a - 1], keypoints[b - 1]): None for a, b in entry.get("skeleton", [])}
     for image in document["images"]:
@@ -124,9 +124,11 @@ def _add(
     for annotation in document["annotations"]:
         if "keypoints" in annotation:
             # From the order of this answer to that of all.
-            triples = dict(zip(named[annotation["category_id"]], _triples(annotation["keypoints"]), strict=True))
-            order = next(each for each in categories.values() if each.id == annotation["category_id"]).keypoints
-            annotation["keypoints"] = [value for each in order for value in triples.get(each, _NO_KEYPOINT)]
+            keypoints, category = named[annotation["category_id"]]
+            triples = dict(zip(keypoints, _triples(annotation["keypoints"]), strict=True))
+            annotation["keypoints"] = [
+                value for each in category.keypoints for value in triples.get(each, _NO_KEYPOINT)
+            ]
         annotations.write(json.dumps(annotation, ensure_ascii=False) + "\n")
         summary.annotations += 1
 

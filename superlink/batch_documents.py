@@ -15,15 +15,18 @@ A batch goes through its life by documents that appear, so that whoever dies on 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 EndReason = Literal["completed", "cancelled", "expired"]
 FinalStatus = Literal["completed", "cancelled", "expired", "failed"]
 
+# In OpenAI's words.
+Status = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"]
+
 # Paths that the lines of a batch may ask: all that take JSON.
-ENDPOINTS = (
+Endpoint = Literal[
     "/v1/chat/completions",
     "/v1/answer",
     "/v1/detect",
@@ -31,7 +34,9 @@ ENDPOINTS = (
     "/v1/pose",
     "/v1/images/generations",
     "/v1/images/edits",
-)
+]
+ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
+MAX_CUSTOM_ID_CHARACTERS = 512
 
 
 class Document(BaseModel):

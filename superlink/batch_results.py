@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, get_args
 
 from pydantic import Field
 
+from superlink.batch_documents import FinalStatus, Status
 from superlink.detections import Result
 from superlink.results import Problem
 
-OVER = frozenset({"completed", "failed", "expired", "cancelled"})
+OVER = frozenset(get_args(FinalStatus))
 
 
 class StoredFile(Result):
@@ -51,9 +52,7 @@ class BatchJob(Result):
     """A batch: many requests in one file."""
 
     id: str
-    status: Literal[
-        "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"
-    ]
+    status: Status
     endpoint: str
     input_file_id: str
     completion_window: str

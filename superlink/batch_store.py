@@ -16,18 +16,28 @@ from __future__ import annotations
 import re
 import secrets
 import struct
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO, Literal, TypeVar
+from typing import BinaryIO, TypeVar
 
 import grpc
 
+from superlink import artifacts
 from superlink.artifact_files import CONTENT, RECORD, ArtifactFiles, storage_failures
-from superlink.artifacts import default_folder
-from superlink.batch_documents import Cancel, Delivery, Document, Ending, Order, Outcome, Plan, Progress, ShardRecord
+from superlink.batch_documents import (
+    Cancel,
+    Delivery,
+    Document,
+    Ending,
+    Order,
+    Outcome,
+    Plan,
+    Progress,
+    ShardRecord,
+    Status,
+)
 from superlink.errors import SuperlinkError
 from superlink.profile import Profile
 
@@ -41,7 +51,6 @@ _LINE_NUMBER = struct.Struct("<Q")
 _READERS = 16
 
 Kind = TypeVar("Kind", bound=Document)
-Status = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -106,13 +115,13 @@ class Batch:
 
 
 def fresh_id() -> str:
-    """Ids sort by the time at which they were made, and cannot be guessed."""
-    return f"{ID_PREFIX}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    """As those of files: they sort by time, and cannot be guessed."""
+    return artifacts.fresh_id(ID_PREFIX)
 
 
 def open_batches(profile: Profile) -> BatchStore:
     """The batches of a deployment. Nothing is asked of the store yet. Raises as ``superlink.artifacts.open_store``."""
-    return BatchStore(ArtifactFiles(profile.artifacts.url or str(default_folder(profile))))
+    return BatchStore(ArtifactFiles(profile.artifacts.url or str(artifacts.default_folder(profile))))
 
 
 class BatchStore:
@@ -209,8 +218,8 @@ class BatchStore:
         packed_cuts = (
             _CUT.pack(cut.start, cut.end, cut.first_line, cut.lines, cut.first_repeated, cut.repeated) for cut in cuts
         )
-        self._write_packed(name, _cuts_of(token), packed_cuts)
-        self._write_packed(name, _repeated_of(token), (_LINE_NUMBER.pack(line) for line in repeated))
+        self._write_content(name.folder, _cuts_of(token), packed_cuts)
+        self._write_content(name.folder, _repeated_of(token), (_LINE_NUMBER.pack(line) for line in repeated))
         return token
 
     def read_cut(self, name: BatchName, plan: Plan, shard: int) -> tuple[Cut, frozenset[int]]:
@@ -241,16 +250,7 @@ class BatchStore:
     def write_piece(self, name: BatchName, shard: int, rows: Sequence[bytes]) -> str:
         """Rows under a name that nobody knows until a record has it."""
         piece = f"{shard:08d}.{secrets.token_hex(6)}{CONTENT}"
-        with storage_failures():
-            file = self._files.open_to_write(name.shards, piece)
-            try:
-                for row in rows:
-                    file.write(row)
-                file.close()
-            except BaseException:
-                # What is left is removed with the folder.
-                self._files.discard(name.shards, piece, file)
-                raise
+        self._write_content(name.shards, piece, rows)
         return piece
 
     def open_piece(self, name: BatchName, piece: str) -> BinaryIO:
@@ -266,15 +266,16 @@ class BatchStore:
         with ThreadPoolExecutor(_READERS) as readers:
             yield from zip(shards, readers.map(lambda shard: self.read_record(name, shard), shards), strict=True)
 
-    def _write_packed(self, name: BatchName, file_name: str, packed: Iterable[bytes]) -> None:
+    def _write_content(self, folder: str, file_name: str, content: Iterable[bytes]) -> None:
         with storage_failures():
-            file = self._files.open_to_write(name.folder, file_name)
+            file = self._files.open_to_write(folder, file_name)
             try:
-                for each in packed:
+                for each in content:
                     file.write(each)
                 file.close()
             except BaseException:
-                self._files.discard(name.folder, file_name, file)
+                # What is left is removed with the folder.
+                self._files.discard(folder, file_name, file)
                 raise
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from superlink.batch_documents import MAX_CUSTOM_ID_CHARACTERS
 from superlink.batch_results import BatchJob, LineResult
 from superlink.batches import Batches
 from superlink.configuration import ConfigurationError
@@ -35,7 +36,6 @@ PART_BYTES = 64 * 1024 * 1024
 PART_IMAGES = 2000
 # Batches under way at the same time.
 PARTS_AHEAD = 2
-MAX_CUSTOM_ID_CHARACTERS = 512
 # Marks the batches of a run, so that one whose making was interrupted is found again.
 RUN_KEY, PART_KEY = "superlink_run", "superlink_part"
 

@@ -7,19 +7,21 @@ import binascii
 import os
 
 from superlink.configuration import ConfigurationError
-from superlink.profile import WebhookSettings
+from superlink.profile import Profile
 
 VARIABLE = "SUPERLINK_WEBHOOK_SECRET"
 PREFIX = "whsec_"
 _LEAST_BYTES = 16
 
 
-def with_secret(settings: WebhookSettings) -> WebhookSettings:
-    """``settings`` with the secret that holds; empty where there is none. Raises ConfigurationError for a bad one."""
-    secret = os.environ.get(VARIABLE, "").strip() or settings.secret
+def with_webhook_secret(profile: Profile) -> Profile:
+    """``profile`` with the secret that holds; empty where there is none. Raises ConfigurationError for a bad one."""
+    batches = profile.batches
+    secret = os.environ.get(VARIABLE, "").strip() or batches.webhooks.secret
     if secret:
         secret_bytes(secret)
-    return settings.model_copy(update={"secret": secret})
+    webhooks = batches.webhooks.model_copy(update={"secret": secret})
+    return profile.model_copy(update={"batches": batches.model_copy(update={"webhooks": webhooks})})
 
 
 def secret_bytes(secret: str) -> bytes:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 import grpc
 
-from orchestrator.batches.lines import READ_BYTES, custom_id_of
+from orchestrator.batches.lines import READ_BYTES
 from orchestrator.batches.rows import OUTPUT, error_row
-from orchestrator.batches.shards import Tools, numbered_lines
+from orchestrator.batches.shards import Tools, custom_id_in, numbered_lines
 from superlink.artifacts import ID_PREFIX as FILE_PREFIX
 from superlink.artifacts import ArtifactWriter
 from superlink.batch_documents import Ending, EndReason, Order, Outcome, Plan, ShardRecord
@@ -76,10 +76,7 @@ def _rows(order: Order, plan: Plan, ending: Ending, shard: int, record: ShardRec
         return
     cut, _ = tools.batches.read_cut(name, plan, shard)
     for number, line in numbered_lines(order, cut, tools, frozenset(record.answered)):
-        custom_id = None
-        if not isinstance(line, SuperlinkError) and line.content is not None:
-            custom_id = custom_id_of(line.content)
-        yield error_row(order.id, number, custom_id, _not_answered(ending.reason))
+        yield error_row(order.id, number, custom_id_in(line), _not_answered(ending.reason))
 
 
 def _not_answered(reason: EndReason) -> SuperlinkError:

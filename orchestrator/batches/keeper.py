@@ -96,6 +96,7 @@ class Keeper:
             # What is known is out of date by the next time.
             self._tended.clear()
             self._out.clear()
+            self._metrics.open.clear()
             return LOOK_EVERY_S
         self._metrics.leads.set(1)
         self._take_back()

@@ -70,11 +70,11 @@ class LineRequests:
         while True:
             response = await self._send(line, request.url, body)
             is_not_now = response is None or _is_not_now(response)
-            advised_s = 0.0 if response is None else _retry_after_s(response)
             if response is not None and not is_not_now:
                 attempts += 1
                 if attempts == MAX_ATTEMPTS or not _may_have_been_a_fault(response):
                     return Asked(self._row(line, request.custom_id, response))
+            advised_s = 0.0 if response is None else _retry_after_s(response)
             # An answer may be large, and nobody needs it while this waits.
             del response
             pause_s = advised_s or min(FIRST_PAUSE_S * 2.0**pauses, LONGEST_PAUSE_S)

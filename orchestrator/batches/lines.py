@@ -10,11 +10,10 @@ from typing import Annotated, Any, BinaryIO, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import from_json
 
-from superlink.batch_documents import ENDPOINTS
+from superlink.batch_documents import ENDPOINTS, MAX_CUSTOM_ID_CHARACTERS
 from superlink.errors import SuperlinkError, invalid_argument, invalid_fields
 
 READ_BYTES = 1024 * 1024
-MAX_CUSTOM_ID_CHARACTERS = 512
 # Of a line around the body of its request.
 OVERHEAD_BYTES = 16 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

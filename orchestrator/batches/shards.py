@@ -85,7 +85,7 @@ def run_shard(order: Order, plan: Plan, shard: int, claim: Claim, tools: Tools) 
         # After the first death lines were asked one by one, so the first one is the one that it died with.
         number, line = first
         logger.error("a line is given up", extra={"batch": order.id, "line": number, "deaths": deaths - 1})
-        keeping.add(number, error_row(order.id, number, _custom_id(line), _given_up(deaths - 1)))
+        keeping.add(number, error_row(order.id, number, custom_id_in(line), _given_up(deaths - 1)))
         keeping.keep()
     asyncio.run(_Shard(keeping, lines, claim, tools).run())
     tools.claims.forget_deaths(claim.step)
@@ -124,7 +124,6 @@ class _Keeping:
         self._claim = claim
         self._tools = tools
         self._rows: list[tuple[int, bytes]] = []
-        self._bytes = 0
         self._kept_at = time.monotonic()
         # Rows are added in the event loop and kept in threads.
         self._lock = threading.Lock()
@@ -135,17 +134,16 @@ class _Keeping:
         if not self._rows:
             return False
         is_late = time.monotonic() - self._kept_at > KEEP_EVERY_S
-        return self.is_careful or is_late or self._bytes > KEEP_EVERY_BYTES
+        return self.is_careful or is_late or self._size() > KEEP_EVERY_BYTES
 
     @property
     def is_behind(self) -> bool:
         """Whether so many rows wait that no more may join them: the store does not take any."""
-        return self._bytes > 4 * KEEP_EVERY_BYTES
+        return self._size() > 4 * KEEP_EVERY_BYTES
 
     def add(self, line: int, row: bytes) -> None:
         """A row, which is not kept yet."""
         self._rows.append((line, row))
-        self._bytes += len(row)
 
     def keep(self, *, is_done: bool = False) -> None:
         """Keep the rows. Nothing happens where somebody else has the shard.
@@ -153,15 +151,16 @@ class _Keeping:
         Raises SuperlinkError where a store does not answer; the rows are then still there.
         """
         with self._lock:
-            rows, self._rows = self._rows, []
-            try:
-                if rows or is_done:
-                    self._write(rows, is_done)
-            except BaseException:
-                self._rows = [*rows, *self._rows]
-                raise
-            self._bytes -= sum(len(row) for _, row in rows)
+            # Rows join at the end meanwhile, and stay for the next time.
+            rows = self._rows.copy()
+            if rows or is_done:
+                self._write(rows, is_done)
+            del self._rows[: len(rows)]
             self._kept_at = time.monotonic()
+
+    def _size(self) -> int:
+        """Bytes that wait. A shard has few lines."""
+        return sum(len(row) for _, row in self._rows.copy())
 
     def _write(self, rows: Sequence[tuple[int, bytes]], is_done: bool) -> None:
         work, before = self.work, self._record
@@ -287,7 +286,6 @@ class _Shard:
 
     async def _answer(self, requests: LineRequests, number: int, line: RawLine | SuperlinkError) -> bytes | None:
         """The row of a line; None: its time has not come."""
-        custom_id = _custom_id(line)
         try:
             if isinstance(line, SuperlinkError):
                 raise line
@@ -301,7 +299,7 @@ class _Shard:
                     f"An earlier line has the custom_id {request.custom_id[:100]!r}, too. Every line needs its own.",
                 )
         except SuperlinkError as error:
-            return error_row(self._order.id, number, custom_id, error)
+            return error_row(self._order.id, number, custom_id_in(line), error)
         asked = await requests.ask(number, request)
         if asked.row is None:
             self._unanswered += 1
@@ -312,7 +310,8 @@ class _Shard:
         return self._claim.is_lost or self._claim.is_stopped or self._tools.is_draining()
 
 
-def _custom_id(line: RawLine | SuperlinkError) -> str | None:
+def custom_id_in(line: RawLine | SuperlinkError) -> str | None:
+    """The custom_id of a line, as far as it could be read."""
     if isinstance(line, SuperlinkError) or line.content is None:
         return None
     return custom_id_of(line.content)

@@ -44,7 +44,7 @@ from superlink.profile import Profile
 from superlink.redis_connection import URL_VARIABLE, redis_failures, redis_url_of
 from superlink.serving import check_address_is_free
 from superlink.telemetry import exported_traces
-from superlink.webhook_secrets import with_secret
+from superlink.webhook_secrets import with_webhook_secret
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,7 @@ def serve(profile: Profile) -> int:
         raise ConfigurationError(
             f"batches: work is handed out by Redis, and none is named. Set gateway.redis_url, or {URL_VARIABLE}."
         )
-    webhooks = with_secret(profile.batches.webhooks)
-    profile = profile.model_copy(update={"batches": profile.batches.model_copy(update={"webhooks": webhooks})})
+    profile = with_webhook_secret(profile)
     # Says early what is wrong with the address.
     open_store(profile)
     app = make_celery_app(url, profile.batches)

@@ -79,10 +79,11 @@ class Mllm(nn.Module):
         self._layer_types = set(getattr(text, "layer_types", None) or ["full_attention"])
         if self._layer_types != {"full_attention"}:
             raise WeightsError(f"Layers with {self._layer_types} are not supported, only full attention.")
-        # A mask of this form is taken as it is, unused, and none is built: by layer type, where the model has such.
-        self._no_mask: Any = dict.fromkeys(self._layer_types)
+        # For attention that knows its own bounds. A mask of this form is taken as it is, unused, and none is built: by
+        # layer type, where the model has such.
+        self.no_mask: Any = dict.fromkeys(self._layer_types)
         if getattr(text, "layer_types", None) is None:
-            self._no_mask = torch.empty(1, 1, 1, 1, device="meta")
+            self.no_mask = torch.empty(1, 1, 1, 1, device="meta")
         if config.public is None:
             self._fit_tower()
         self.internvl.model.language_model.set_attn_implementation(SLOT_ATTENTION)
@@ -266,7 +267,7 @@ class Mllm(nn.Module):
         cache.begin(step)
         output = self.internvl.model.language_model(
             inputs_embeds=embeddings.unsqueeze(0),
-            attention_mask=self._no_mask,
+            attention_mask=self.no_mask,
             position_ids=step.positions.unsqueeze(0),
             past_key_values=cache,
             use_cache=True,
@@ -300,7 +301,7 @@ class Mllm(nn.Module):
         queries = next(route.queries for route in self.config.routes if route.decoder == decoder)
         # All rows at once: one projection costs as much as one for each.
         positions = torch.tensor([group.positions for row in mine for group in row], dtype=torch.long)
-        rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
         places = positions.reshape(-1, queries) + rows[:, None] * hidden.shape[1]
         states = hidden.flatten(0, 1)[places.to(hidden.device)]
         links: Sequence[Tensor] = torch.split(self.link.project(states, decoder), counts)

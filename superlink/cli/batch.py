@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +14,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from superlink.batch_coco import CocoSummary, write_coco
 from superlink.batch_documents import ENDPOINTS
-from superlink.batch_results import BatchJob, LineResult
-from superlink.cli.batch_run import run
+from superlink.batch_results import BatchJob
+from superlink.cli.batch_run import export_coco, run
 from superlink.cli.connected import connected_client
 from superlink.cli.console import fail, notes, output
 from superlink.cli.files import console_for_people, write_json
@@ -195,38 +194,19 @@ def export(
     Example: superlink batch export batch_01a21e318d4da644a0c25a5d2109 --coco annotations.json
     """
     with _client(profile, settings, url, api_key, TRANSFER_TIMEOUT_S) as client:
-        lines: Iterator[LineResult] = client.batches.results(_over(client, batch_id))
-        report_coco(_to_coco(lines, coco), coco)
+        export_coco(client.batches.results(_over(client, batch_id)), coco)
 
 
-def report_coco(summary: CocoSummary, file: Path) -> None:
-    """Say what is in a COCO file."""
-    notes.print(
-        f"wrote {file}: {summary.images:,} images, {summary.annotations:,} annotations, "
-        f"{summary.categories:,} categories; {summary.left_out:,} lines left out",
-        highlight=False,
-    )
-
-
-def _to_coco(lines: Iterator[LineResult], file: Path) -> CocoSummary:
-    try:
-        return write_coco(lines, file)
-    except OSError as error:
-        fail(f"{file} cannot be written: {error.strerror}.")
-
-
-@contextmanager
 def _client(
     profile: str,
     settings: list[str] | None,
     url: str | None,
     api_key: str | None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
-) -> Iterator[Client]:
-    with connected_client(
+) -> AbstractContextManager[Client]:
+    return connected_client(
         profile=profile, settings=settings, url=url, start=False, api_key=api_key, timeout_s=timeout_s
-    ) as client:
-        yield client
+    )
 
 
 def _over(client: Client, batch_id: str) -> BatchJob:

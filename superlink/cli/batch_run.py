@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from superlink.batch_coco import write_coco
+from superlink.batch_results import LineResult
 from superlink.cli.connected import connected_client
 from superlink.cli.console import fail, notes, output
 from superlink.cli.options import (
@@ -87,14 +89,22 @@ def run(
             fail(f"{error.filename or out} cannot be written or read: {error.strerror}.")
     _report(work.progress, out)
     if coco is not None:
-        summary = write_coco(work.answers(), coco)
-        notes.print(
-            f"wrote {coco}: {summary.images:,} images, {summary.annotations:,} annotations, "
-            f"{summary.categories:,} categories",
-            highlight=False,
-        )
+        export_coco(work.answers(), coco)
     if work.progress.failures:
         raise typer.Exit(1)
+
+
+def export_coco(lines: Iterable[LineResult], file: Path) -> None:
+    """Write a COCO file, and say what is in it."""
+    try:
+        summary = write_coco(lines, file)
+    except OSError as error:
+        fail(f"{file} cannot be written: {error.strerror}.")
+    notes.print(
+        f"wrote {file}: {summary.images:,} images, {summary.annotations:,} annotations, "
+        f"{summary.categories:,} categories; {summary.left_out:,} lines left out",
+        highlight=False,
+    )
 
 
 def _question(

@@ -56,7 +56,8 @@ def main(
         notes.print(f"[bold red]{broken} of {len(rows)} promises did not hold.[/] Logs: {folder}")
         raise typer.Exit(1)
     shutil.rmtree(folder, ignore_errors=True)
-    notes.print(f"[bold green]All {len(rows)} promises held[/], but for those that could not be tried.")
+    held = sum(row.holds is True for row in rows)
+    notes.print(f"[bold green]{held} of {len(rows)} promises held[/], {len(rows) - held} could not be tried.")
 
 
 def _play(name: str, folder: Path, soak_minutes: float) -> list[Row]:

@@ -35,6 +35,10 @@ PROMISE = (
 _STORAGE, _REDIS = {"storage_unavailable"}, {"redis_unavailable"}
 
 
+class NoSmallDisk(Exception):
+    """This machine lets nobody mount one."""
+
+
 def disk_full(folder: Path, tell: Tell) -> list[Row]:
     """The disk that holds the stack's folder."""
     disk = folder / "disk"
@@ -47,7 +51,7 @@ def disk_full(folder: Path, tell: Tell) -> list[Row]:
             with _filled(disk):
                 replies = _ask_all(clients, tell)
             row = _judge(stack, clients, done, replies, _STORAGE | _REDIS)
-    except PermissionError as error:
+    except NoSmallDisk as error:
         return [_not_tried(done, str(error))]
     return [row]
 
@@ -115,7 +119,7 @@ def redis_out_of_memory(stack: ChaosStack, tell: Tell) -> list[Row]:
 
 @contextmanager
 def small_disk(folder: Path, size_bytes: int = SMALL_DISK_BYTES) -> Iterator[Path]:
-    """A file system of its own at ``folder``. Raises PermissionError where nothing may be mounted."""
+    """A file system of its own at ``folder``. Raises NoSmallDisk where nothing may be mounted."""
     folder.mkdir(parents=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "tmpfs", str(folder)],
@@ -124,7 +128,7 @@ def small_disk(folder: Path, size_bytes: int = SMALL_DISK_BYTES) -> Iterator[Pat
         check=False,
     )
     if mounted.returncode:
-        raise PermissionError(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        raise NoSmallDisk(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import struct
@@ -15,7 +14,7 @@ from PIL import Image
 
 from tests.chaos.batch_results import Results, client_of, line, start_batch, wait_for
 from tests.chaos.load import Load
-from tests.chaos.questions import Essence, detect, same, sample, small_image
+from tests.chaos.questions import Essence, data_url, detect, same, sample, small_image
 from tests.chaos.rows import Row, Tell
 from tests.chaos.stack import ChaosStack
 
@@ -32,8 +31,9 @@ async def run(stack: ChaosStack, tell: Tell) -> list[Row]:
     load = Load(stack.url, (good,))
     await load.learn()
     load.close()
-    tell(f"{len(bad_lines())} kinds of bad lines")
-    results, numbers = await asyncio.to_thread(_answered, stack)
+    bad = bad_lines()
+    tell(f"{len(bad)} kinds of bad lines")
+    results, numbers = await asyncio.to_thread(_answered, stack, bad)
     restarts = stack.restarts()
     return [_row(results, numbers, load.known["good"], restarts)]
 
@@ -51,8 +51,8 @@ def bad_lines() -> Mapping[str, bytes]:
         "a PNG of 13 000 x 13 000": _bomb(13_000),
         "a PNG that is 100 000 wide": _encoded("PNG", (100_000, 1)),
     }
-    bodies: dict[str, Any] = {name: {"image": _url(image), "categories": ["dog"]} for name, image in images.items()}
-    whole = {"image": _url(small_image()), "categories": ["dog"]}
+    bodies: dict[str, Any] = {name: {"image": data_url(image), "categories": ["dog"]} for name, image in images.items()}
+    whole = {"image": data_url(small_image()), "categories": ["dog"]}
     bodies |= {
         "no image": {"categories": ["dog"]},
         "no categories": {"image": whole["image"]},
@@ -97,13 +97,13 @@ def bad_lines() -> Mapping[str, bytes]:
     }
 
 
-def _answered(stack: ChaosStack) -> tuple[Results, Mapping[int, str]]:
+def _answered(stack: ChaosStack, bad_lines: Mapping[str, bytes]) -> tuple[Results, Mapping[int, str]]:
     """The results, and what is wrong with the lines of these numbers."""
-    body = {"image": _url(small_image()), "categories": ["dog"]}
+    body = {"image": data_url(small_image()), "categories": ["dog"]}
     lines: list[bytes] = []
     numbers: dict[int, str] = {}
     good = 0
-    for name, bad in bad_lines().items():
+    for name, bad in bad_lines.items():
         for _ in range(GOOD_BETWEEN):
             lines.append(line(f"good {good}", ENDPOINT, body))
             good += 1
@@ -145,10 +145,6 @@ def _row(results: Results, numbers: Mapping[int, str], known: Essence, restarts:
             "restarts": restarts,
         },
     )
-
-
-def _url(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _encoded(kind: str, size: tuple[int, int] = (64, 64)) -> bytes:

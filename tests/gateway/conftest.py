@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "orchestrator"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from api_key_maker import REQUIRED
+from batch_workers import batch_worker
 from image_fetching import PRIVATE, Names, settings_for
 from image_server import ImageServer, answer, image_server
 from live_gateway import LiveGateway, live_gateway
@@ -20,6 +21,13 @@ from request_bodies import encode_picture
 async def gateway() -> AsyncIterator[LiveGateway]:
     async with live_gateway() as running:
         yield running
+
+
+@pytest.fixture
+def worker(gateway: LiveGateway, tmp_path: Path) -> Iterator[None]:
+    """A worker of batches beside ``gateway``, which has to have them."""
+    with batch_worker(tmp_path / "worker", gateway):
+        yield
 
 
 @pytest.fixture(scope="session")

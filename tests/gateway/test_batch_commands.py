@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_workers import REPOSITORY, batch_gateway, batch_worker
+from batch_workers import REPOSITORY, batch_gateway
 from live_gateway import LiveGateway
 from live_redis import LiveRedis
 from PIL import Image
@@ -33,12 +33,6 @@ IMAGES = 30
 async def gateway(redis_server: LiveRedis) -> AsyncIterator[LiveGateway]:
     async with batch_gateway(redis_server) as running:
         yield running
-
-
-@pytest.fixture
-def worker(gateway: LiveGateway, tmp_path: Path) -> Iterator[None]:
-    with batch_worker(tmp_path / "worker", gateway):
-        yield
 
 
 @pytest.fixture

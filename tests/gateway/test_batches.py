@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,6 @@ def detect_body(**others: Any) -> dict[str, Any]:
 async def gateway(redis_server: LiveRedis) -> AsyncIterator[LiveGateway]:
     async with batch_gateway(redis_server) as running:
         yield running
-
-
-@pytest.fixture
-def worker(gateway: LiveGateway, tmp_path: Path) -> Iterator[None]:
-    with batch_worker(tmp_path / "worker", gateway):
-        yield
 
 
 @pytest.fixture

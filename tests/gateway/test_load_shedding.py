@@ -96,6 +96,17 @@ async def test_a_refusal_from_behind_reaches_the_client_as_it_is(gateway: LiveGa
         assert response.headers["retry-after"] == "2"
 
 
+async def test_a_message_too_large_takes_no_room_from_others(gateway: LiveGateway) -> None:
+    code = "message_too_large"
+    error = SuperlinkError(code, "Too large.", status=grpc.StatusCode.RESOURCE_EXHAUSTED, retryable=False)
+    gateway.workers.mllm.rounds = [[error]]
+    assert (await gateway.http.post("/v1/chat/completions", json=CHAT)).json()["code"] == code
+    held = [await begin_request(gateway) for _ in range(Allowance.FIRST - 1)]
+    assert (await gateway.http.post("/v1/chat/completions", json=CHAT)).json()["code"] == code
+    for _, each in held:
+        each.close()
+
+
 async def test_answers_are_sent_at_once() -> None:
     """With Nagle's algorithm every answer but the first of a connection came 40 ms late."""
     delays: list[int] = []

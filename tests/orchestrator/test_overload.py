@@ -11,7 +11,7 @@ from scripted_workers import user_message
 
 from orchestrator.adaptive_limit import AdaptiveLimit
 from orchestrator.admission import Admission
-from orchestrator.deadline import Deadline
+from orchestrator.deadline import Deadline, out_of_time
 from orchestrator.metrics import Metrics
 from superlink.errors import SuperlinkError, from_rpc_error
 from superlink.profile import OrchestratorSettings
@@ -149,6 +149,24 @@ async def test_a_request_that_is_let_in_reports_the_limit_in_metrics() -> None:
     await fill(places, 3)
     value = metrics.registry.get_sample_value("superlink_orchestrator_concurrency_limit", {"kind": "mllm"})
     assert value == AdaptiveLimit.FIRST
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_running_out_of_time_is_a_sign_of_load_unless_the_answer_began_soon(begun: bool) -> None:
+    metrics = Metrics()
+    places = Admission("mllm", 0.1, metrics)
+    for seconds, error in ((0.0, None), (AdaptiveLimit.WINDOW_S + 0.1, out_of_time())):
+        held = [await places.enter(Deadline(60)) for _ in range(AdaptiveLimit.FEWEST_LATENCIES)]
+        for place in held:
+            if begun or error is None:
+                place.answered()
+        await asyncio.sleep(seconds)
+        for place in held:
+            places.leave(place, error)
+
+    value = metrics.registry.get_sample_value("superlink_orchestrator_concurrency_limit", {"kind": "mllm"})
+    assert value is not None
+    assert (value < AdaptiveLimit.FIRST) is not begun
 
 
 async def test_answers_and_tools_have_places_of_their_own() -> None:

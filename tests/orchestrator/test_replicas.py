@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from replicated import Replicated, replicated, worker_processes
 from scripted_workers import finish, group, image, text, user_message
 from swallowing_proxy import swallowing_proxy
 
+from orchestrator.breaker import Outcome
+from orchestrator.replicas import Replica
 from superlink.errors import from_rpc_error
 from superlink.v1 import orchestrator_pb2
 
@@ -250,3 +253,21 @@ async def test_an_answer_keeps_its_deadline_and_is_whole_when_its_tool_is_swallo
     assert "".join(event.text_delta.text for event in events) == "dog\nI could not look."
     assert kinds[-1] == "finish"
     assert took_s < 2
+
+
+async def test_a_replica_with_all_the_calls_that_it_takes_is_not_away() -> None:
+    server = grpc.aio.server(maximum_concurrent_rpcs=1)
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    replica = Replica(address, health_pb2_grpc.HealthStub)
+    try:
+        call_in_hand = replica.stub.Watch(health_pb2.HealthCheckRequest())
+        await call_in_hand.read()
+        full = await replica.probe()
+        await server.stop(0)
+        away = await replica.probe()
+    finally:
+        await replica.channel.close(None)
+        await server.stop(0)
+    assert (full, away) == (Outcome.ANSWERED, Outcome.UNREACHABLE)

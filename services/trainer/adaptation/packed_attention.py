@@ -68,8 +68,7 @@ def run_packed(mllm: Mllm, pack: PackedBatch, image_features: Tensor | None) -> 
     """
     output = mllm.internvl.model.language_model(
         inputs_embeds=mllm.embed(pack.input_ids, image_features),
-        # Given by layer type, the (unused) mask is taken as it is and none is built.
-        attention_mask={"full_attention": None},
+        attention_mask=mllm.no_mask,
         position_ids=pack.position_ids,
         use_cache=False,
         lengths=pack.lengths,

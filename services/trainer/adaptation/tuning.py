@@ -18,8 +18,18 @@ from services.mllm.model import Mllm
 
 Mode = Literal["full", "vit_frozen", "lora"]
 
-# Linear layers of the language model by their last names: Qwen2 and Llama.
-LANGUAGE_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Linear layers of the language model by their last names: Qwen2 and Llama, and those that Phi-3 fuses.
+LANGUAGE_TARGETS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "qkv_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "down_proj",
+)
 # As published.
 DROPOUT = 0.05
 ALPHA_PER_RANK = 2.0

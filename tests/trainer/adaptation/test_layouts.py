@@ -290,7 +290,8 @@ def test_geochat_and_llava_conversations(tmp_path: Path) -> None:
 
 def test_captions(tmp_path: Path) -> None:
     draw(tmp_path / "images" / "PMC1_Fig1.jpg")
-    write(tmp_path / "train.jsonl", json.dumps({"image": "PMC1_Fig1.jpg", "caption": " A lung. "}))
+    # The empty line at the end is no row.
+    write(tmp_path / "train.jsonl", json.dumps({"image": "PMC1_Fig1.jpg", "caption": " A lung. "}) + "\n\n")
     write(
         tmp_path / "quilt_1M_lookup.csv",
         'image_path,caption,split\nPMC1_Fig1.jpg,"Cells, stained",train\nPMC1_Fig1.jpg,x,val\n',

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, distributed
+from transformers import LlamaConfig
 
 from services.mllm.config import LanguageSize, MllmConfig, VisionSize
 from services.mllm.conversation import IGNORED
@@ -218,3 +219,24 @@ def test_whole_batches_still_run_as_before(model: Mllm) -> None:
         whole = model(ids, torch.ones_like(ids)).hidden
         packed = run_packed(model, collate_pack([one]), None)
     torch.testing.assert_close(whole, packed, atol=1e-5, rtol=0)
+
+
+def test_a_language_model_without_types_of_layers_runs_packed_too(model: Mllm) -> None:
+    """Llama's configuration, which InternLM2 checkpoints get, does not name its layers' attention."""
+    llama = LlamaConfig(
+        vocab_size=model.config.vocab_size,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    public = model.config.internvl().to_dict() | {"text_config": llama.to_dict()}
+    other = Mllm(model.config.model_copy(update={"public": public})).eval()
+    use_packed_attention(other)
+    samples = [conversation(other, words, 0, seed=words) for words in (9, 25)]
+    with torch.no_grad():
+        packed = run_packed(other, collate_pack(samples), None)[0]
+        batches = [torch.tensor([one.input_ids]) for one in samples]
+        each = [other(ids, torch.ones_like(ids)).hidden[0] for ids in batches]
+    torch.testing.assert_close(packed, torch.cat(each), atol=1e-5, rtol=0)

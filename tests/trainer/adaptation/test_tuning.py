@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import Phi3Config, Phi3Model
 
 from services.mllm.config import LanguageSize, MllmConfig, VisionSize
 from services.mllm.model import Mllm
 from services.mllm.tokenizer import MllmTokenizer
-from services.trainer.adaptation.tuning import Mode, add_lora, merge_lora, prepare
+from services.trainer.adaptation.tuning import LANGUAGE_TARGETS, Mode, add_lora, merge_lora, prepare
 
 pytestmark = pytest.mark.internvl
 
@@ -100,6 +101,22 @@ def test_the_published_number_of_lora_weights() -> None:
         )
         targets = ("attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
         assert 24 * add_lora(layer, targets, rank=128) == 125_829_120
+
+
+def test_every_linear_layer_of_phi_3_is_a_target() -> None:
+    """Its q, k and v are one layer, and so are gate and up."""
+    config = Phi3Config(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        pad_token_id=0,
+    )
+    phi = Phi3Model(config)
+    linear = sum(isinstance(module, nn.Linear) for module in phi.modules())
+    add_lora(phi, LANGUAGE_TARGETS, rank=4)
+    assert merge_lora(phi) == linear == 2 * 4
 
 
 def test_targets_that_no_layer_has_are_an_error(model: Mllm) -> None:

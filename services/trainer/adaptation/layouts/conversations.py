@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from services.trainer.adaptation.layouts.layout import LayoutError, Source, field, picture, read_json
+from services.trainer.adaptation.layouts.layout import LayoutError, Source, field, picture, read_json, read_json_lines
 from services.trainer.adaptation.rows import IMAGE_MARK, ConversationRow, RowError, parse_row
 
 
@@ -29,15 +27,8 @@ def read_entries(file: Path) -> Iterator[tuple[str, Any]]:
         if not isinstance(content, list):
             raise LayoutError(f"{file}: must hold a list of conversations.")
         yield from ((f"{file}, entry {number}", entry) for number, entry in enumerate(content, 1))
-        return
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield f"{file}, line {number}", json.loads(line)
-    except OSError as error:
-        raise LayoutError(f"{file}: cannot be read ({error.strerror}). This layout needs it.") from error
-    except ValueError as error:
-        raise LayoutError(f"{file}, line {number}: is not valid JSON: {error}") from error
+    else:
+        yield from read_json_lines(file)
 
 
 def conversation_rows(
@@ -66,5 +57,5 @@ def conversation_rows(
     row |= {key: entry[key] for key in ("video", "clip") if key in entry}
     try:
         yield parse_row(json.dumps(row), place)
-    except (RowError, ValidationError) as error:
+    except RowError as error:
         raise LayoutError(str(error)) from error

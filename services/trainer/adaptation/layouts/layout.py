@@ -53,11 +53,32 @@ class Layout:
 def read_json(file: Path) -> Any:
     """The content of a JSON file. Raises LayoutError."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return _parsed(file.read_text(encoding="utf-8"), str(file))
     except OSError as error:
         raise LayoutError(f"{file}: cannot be read ({error.strerror}). This layout needs it.") from error
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{file}: is not UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def read_json_lines(file: Path) -> Iterator[tuple[str, Any]]:
+    """Each line of a JSONL file, with the words for where it stands; empty ones are left out. Raises LayoutError."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                place = f"{file}, line {number}"
+                if line.strip():
+                    yield place, _parsed(line, place)
+    except OSError as error:
+        raise LayoutError(f"{file}: cannot be read ({error.strerror}). This layout needs it.") from error
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{file}: is not UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
     except ValueError as error:
-        raise LayoutError(f"{file}: is not valid JSON: {error}") from error
+        raise LayoutError(f"{place}: is not valid JSON: {error}") from error
 
 
 def field(entry: Any, key: str, place: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from services.trainer.adaptation.layouts.layout import (
     field,
     picture,
     read_json,
+    read_json_lines,
     save_picture,
 )
 from services.trainer.adaptation.region_marks import mark_region
@@ -101,8 +101,7 @@ def read_visual_genome(source: Source) -> Iterator[ConversationRow]:
 
 def read_pmc_oa(source: Source) -> Iterator[ConversationRow]:
     """PMC-OA: ``SPLIT.jsonl`` with ``image`` and ``caption``, images in ``images/``."""
-    for number, entry in _json_lines(source.folder / f"{source.split}.jsonl"):
-        place = f"{source.folder / source.split}.jsonl, line {number}"
+    for place, entry in read_json_lines(source.folder / f"{source.split}.jsonl"):
         yield _captioned(source, f"images/{field(entry, 'image', place)}", field(entry, "caption", place))
 
 
@@ -168,14 +167,3 @@ def _first_file(folder: Path, paths: list[str]) -> str:
         if (folder / path).is_file():
             return path
     raise LayoutError(f"{folder}: has neither {' nor '.join(paths)}.")
-
-
-def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, json.loads(line)
-    except OSError as error:
-        raise LayoutError(f"{file}: cannot be read ({error.strerror}). This layout needs it.") from error
-    except ValueError as error:
-        raise LayoutError(f"{file}, line {number}: is not valid JSON: {error}") from error
