@@ -64,6 +64,7 @@ def write_coco(lines: Iterable[LineResult], file: Path) -> CocoSummary:
     with ExitStack() as stack:
         images = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
         annotations = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+        stack.callback(partial.unlink, missing_ok=True)
         for line in lines:
             found = _findings(line)
             if found is None:
@@ -79,7 +80,7 @@ def write_coco(lines: Iterable[LineResult], file: Path) -> CocoSummary:
             by_id = {each.id: each for each in categories.values()}
             _join(written, (_filled(entry, by_id) for entry in _again(annotations)))
             written.write("]}\n")
-    partial.replace(file)
+        partial.replace(file)
     summary.categories = len(categories)
     return summary
 

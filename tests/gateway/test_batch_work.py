@@ -213,3 +213,10 @@ def test_one_coco_file_has_the_keypoints_of_all_lines(tmp_path: Path) -> None:
     assert coco["categories"] == [{"id": 1, "name": "person", "keypoints": ["knee", "nose"], "skeleton": [[2, 1]]}]
     assert [each["keypoints"] for each in coco["annotations"]] == [[1, 2, 2, 0, 0, 0], [1, 2, 2, 1, 2, 2]]
     assert [(each["id"], each["image_id"]) for each in coco["annotations"]] == [(1, 1), (2, 2)]
+
+
+def test_a_coco_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "coco.json").mkdir()
+    with pytest.raises(OSError, match=r"coco\.json"):
+        write_coco([], tmp_path / "coco.json")
+    assert [each.name for each in tmp_path.iterdir()] == ["coco.json"]
