@@ -15,7 +15,7 @@ from functools import partial
 
 import grpc
 from redis.asyncio import Redis
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 HEADER = "idempotency-key"
 # On an answer that was given before.
 REPLAYED_HEADER = "idempotency-replayed"
+# "false" on an answer that a repetition will not get.
+KEPT_HEADER = "idempotency-kept"
 # Bodies that are never held in memory, and so never known again.
 STREAMED = frozenset({FILES})
 
@@ -91,12 +93,14 @@ class Reservation(Lease):
         super().__init__(partial(answers.renew, entry, token), partial(answers.give_back, entry, token))
         self._keep = partial(answers.keep, entry, fingerprint, token)
 
-    async def keep(self, answer: Answer) -> None:
-        """Keep the answer for repetitions. Where Redis is away, they are not known for such."""
+    async def keep(self, answer: Answer) -> bool:
+        """Keep the answer for repetitions; False where Redis is away or full, and they will not be known for such."""
         try:
             await self._keep(answer)
         except SuperlinkError:
             logger.warning("an answer was not kept")
+            return False
+        return True
 
 
 class KeptAnswers:
@@ -192,7 +196,10 @@ class Idempotency:
             await found.release()
 
     def _keeping(self, reservation: Reservation, send: Send) -> Send:
-        """``send`` that keeps a successful answer before the client has it. Not streams: they come in pieces."""
+        """``send`` that keeps a successful answer before the client has it, or says that it has not.
+
+        Not streams: they come in pieces.
+        """
         start: Message | None = None
 
         async def keep_and_send(message: Message) -> None:
@@ -203,9 +210,11 @@ class Idempotency:
             if start is not None:
                 body = message.get("body", b"")
                 whole = not message.get("more_body", False) and len(body) <= self._settings.idempotency_max_answer_bytes
-                if whole and 200 <= start["status"] < 300:
+                if 200 <= start["status"] < 300:
                     media_type = Headers(raw=start["headers"]).get("content-type", "")
-                    await reservation.keep(Answer(start["status"], media_type, body))
+                    kept = whole and await reservation.keep(Answer(start["status"], media_type, body))
+                    if not kept:
+                        MutableHeaders(raw=start["headers"])[KEPT_HEADER] = "false"
                 await send(start)
                 start = None
             await send(message)

@@ -15,7 +15,7 @@ from gateway.chat_schema import ChatCompletionChunk, ChatRequest
 from gateway.detect_schema import DetectRequest, PoseRequest, SegmentRequest
 from gateway.documentation import REFERENCE, problem_response, reference
 from gateway.drawing_schema import CompletedImage, DrawingProgress, EditRequest, GenerationRequest
-from gateway.idempotency import HEADER, REPLAYED_HEADER, STREAMED
+from gateway.idempotency import HEADER, KEPT_HEADER, REPLAYED_HEADER, STREAMED
 from gateway.plain_answer_schema import AnswerRequest
 from gateway.problems import FailureEvent, Problem
 from gateway.tool_call_schema import CallArguments, ReturnedResult
@@ -47,7 +47,8 @@ _IDEMPOTENCY_PARAMETER = {
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     "example": "order-4711",
     "description": "Of one's own making. A repetition with the same key gets the same answer, and the header "
-    f"`{REPLAYED_HEADER}: true` with it; nothing is done twice. Streams are not kept.",
+    f"`{REPLAYED_HEADER}: true` with it; nothing is done twice. Streams are not kept. An answer that could not be kept "
+    f"comes with `{KEPT_HEADER}: false`.",
 }
 _HEADERS = {
     REQUEST_ID_KEY: {

@@ -27,6 +27,8 @@ class Reply:
     code: str
     seconds: float
     document: dict[str, object]
+    # False of an answer that says that a repetition with its key would be done again.
+    is_kept: bool = True
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Clients:
     headers: Mapping[str, str] = field(default_factory=dict)
     # Contents by the id under which they were accepted.
     uploaded: dict[str, bytes] = field(default_factory=dict)
-    # Answers by idempotency key.
+    # Answers by idempotency key, of those that were kept.
     answered: dict[str, object] = field(default_factory=dict)
 
     def upload(self) -> Reply:
@@ -61,7 +63,7 @@ class Clients:
         reply = self._send(
             "POST", "/v1/detect", files={"image": sample("dogs")}, data={"categories": "dog"}, headers=headers
         )
-        if reply.status == 200:
+        if reply.status == 200 and reply.is_kept:
             self.answered.setdefault(key, reply.document)
         return reply
 
@@ -102,7 +104,8 @@ class Clients:
         document: dict[str, object] = {}
         with suppress(ValueError):
             document = response.json()
-        return Reply(response.status_code, str(document.get("code", "")), time.monotonic() - began, document)
+        is_kept = response.headers.get("idempotency-kept") != "false"
+        return Reply(response.status_code, str(document.get("code", "")), time.monotonic() - began, document, is_kept)
 
 
 def until(attempt: Callable[[], Reply], status: int, timeout_s: float) -> float:

@@ -41,7 +41,7 @@ async def test_a_repetition_gets_the_answer_of_the_first(keeping: LiveGateway) -
     assert first.status_code == second.status_code == 200
     assert second.content == first.content
     assert second.headers["content-type"] == first.headers["content-type"]
-    assert "idempotency-replayed" not in first.headers
+    assert not {"idempotency-replayed", "idempotency-kept"} & set(first.headers)
     assert second.headers["idempotency-replayed"] == "true"
     assert second.headers["x-request-id"] != first.headers["x-request-id"]
     assert len(keeping.workers.mllm.generate_requests) == 1
@@ -129,13 +129,16 @@ async def test_streams_are_not_kept(keeping: LiveGateway) -> None:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.text.endswith("data: [DONE]\n\n")
         assert "idempotency-replayed" not in response.headers
+        assert response.headers["idempotency-kept"] == "false"
     assert len(keeping.workers.mllm.generate_requests) == 2
 
 
 async def test_answers_above_the_limit_are_not_kept(redis_server: LiveRedis) -> None:
     async with live_gateway(redis_url=redis_server.url, idempotency_max_answer_bytes=100) as gateway:
         for _ in range(2):
-            assert (await ask(gateway, "order-1")).status_code == 200
+            response = await ask(gateway, "order-1")
+            assert response.status_code == 200
+            assert response.headers["idempotency-kept"] == "false"
         assert len(gateway.workers.mllm.generate_requests) == 2
 
 
@@ -207,6 +210,7 @@ async def test_an_answer_reaches_its_client_though_redis_went_away_meanwhile(tmp
             response = await running
 
     assert response.json()["choices"][0]["message"]["content"] == "Done."
+    assert response.headers["idempotency-kept"] == "false"
 
 
 async def test_the_description_names_the_header_where_it_has_an_effect(
