@@ -44,6 +44,9 @@ def make_celery_app(redis_url: str, settings: BatchSettings) -> Celery:
         visibility_timeout=VISIBILITY_TIMEOUT_S,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis that answers and takes nothing, because its memory or its disk is full, is waited for like one that
+        # is away.
+        broker_channel_error_retry=True,
         # Publications are tried again by the keeper, which knows whether they are still wanted.
         task_publish_retry=False,
         task_default_queue=QUEUE,

@@ -53,14 +53,9 @@ class BatchWorker:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
-    async def keep_alive(self) -> None:
-        """As whoever supervises it: start it again when it has ended with a failure."""
-        assert self.process is not None
-        while True:
-            if self.process.poll() is not None:
-                assert self.process.returncode == 1
-                self.start()
-            await asyncio.sleep(0.5)
+    def is_running(self) -> bool:
+        """Whether it has not ended since it was started."""
+        return self.process is not None and self.process.poll() is None
 
     def children(self) -> list[int]:
         """The processes in which steps are done."""
