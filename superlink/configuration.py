@@ -58,9 +58,11 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     sentences = []
     for problem in error.errors():
         location = problem["loc"]
-        key = ".".join(str(part) for part in location)
+        _, written = _walk(model, location)
+        key = ".".join(written)
         if problem["type"] == "extra_forbidden":
-            valid = _keys_at(model, location[:-1])
+            models, _ = _walk(model, location[:-1])
+            valid = sorted(models[0].model_fields) if models else []
             nearest = difflib.get_close_matches(str(location[-1]), valid, n=1)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else f" Valid keys: {', '.join(valid)}."
             sentences.append(f"unknown key {key!r}.{hint}")
@@ -74,24 +76,25 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     return " ".join(sentences)
 
 
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The field names that are valid at ``location``, walking through nested models, mappings and lists."""
-    current: type[BaseModel] | None = model
+def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[type[BaseModel]], list[str]]:
+    """The models that may stand at ``location``, through nested models, mappings and lists, and what leads there.
+
+    Of sections of several kinds, a location also names the kind, which is no key of the file: it is left out.
+    """
+    models, written = [model], []
     for part in location:
-        if current is None:
-            return []
-        field = current.model_fields.get(str(part))
-        if field is None:
+        having = [one for one in models if str(part) in one.model_fields]
+        of_kind = [one for one in models if "kind" in one.model_fields and one.model_fields["kind"].default == part]
+        if having:
+            models = _models(having[0].model_fields[str(part)].annotation)
+        elif of_kind:
+            models = of_kind
             continue
-        current = _first_model(field.annotation)
-    return sorted(current.model_fields) if current is not None else []
+        written.append(str(part))
+    return models, written
 
 
-def _first_model(annotation: Any) -> type[BaseModel] | None:
+def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _first_model(argument)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [found for argument in getattr(annotation, "__args__", ()) for found in _models(argument)]

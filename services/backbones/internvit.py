@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+
+from services.backbones.drop_path import DropPath
 
 InternVitSize = Literal["300M-448px", "6B-448px", "6B-224px"]
 
@@ -47,21 +47,6 @@ _SIZES: dict[InternVitSize, dict[str, Any]] = {
 def internvit_config(size: InternVitSize) -> InternVLVisionConfig:
     """The configuration of a published InternViT; all have patches of 14 pixels and no final norm."""
     return InternVLVisionConfig(**_SIZES[size])
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: in training a sample loses a whole branch with probability ``rate``."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """``[samples, ...]``, with some samples zero and the others scaled up so that the mean stays."""
-        if not self.training or self.rate == 0.0:
-            return branch
-        keep = torch.rand(branch.shape[0], *[1] * (branch.dim() - 1), device=branch.device) >= self.rate
-        return branch * keep / (1.0 - self.rate)
 
 
 def set_drop_path(tower: InternVLVisionModel, rate: float) -> None:

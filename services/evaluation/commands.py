@@ -13,9 +13,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.evaluation.adaptation.commands import judge_domain_command
+from services.evaluation.adaptation.commands import (
+    judge_conversations_command,
+    judge_domain_command,
+    study_replay_command,
+)
+from services.evaluation.distillation.commands import evaluate_distillation_command
 from services.evaluation.latency import measure_latency
 from services.evaluation.report_tables import latency_tables, scenes_table
+from services.evaluation.resolution.commands import evaluate_resolution_command, make_shapes_command
 from services.evaluation.runs_table import RunsTableError, runs_table
 from services.evaluation.scenes_evaluation import evaluate_scenes, write_failures
 from services.evaluation.scenes_set import SceneSet, SceneSetError, load_scene_set
@@ -97,6 +103,7 @@ def runs_table_command(
     step: Annotated[
         int | None, typer.Option(min=1, help="The evaluation after so many steps. Default: each run's last.")
     ] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw them too, into this PNG or SVG.")] = None,
 ) -> None:
     """Put the evaluations of training runs side by side, as a Markdown table; seeds of one recipe share a row.
 
@@ -104,11 +111,36 @@ def runs_table_command(
     """
     try:
         output.print(runs_table(runs, figure or (), step), markup=False, highlight=False)
+        if chart:
+            from services.evaluation.runs_chart import draw_runs
+
+            draw_runs(chart, runs, figure or (), step)
+            notes.print(f"Wrote {chart}")
     except RunsTableError as error:
         fail(str(error))
 
 
+@evaluate.command("focus")
+def draw_over_focus_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of the stage classification.")],
+    out: Annotated[Path, typer.Option(help="Where to write the PNG or SVG.")] = Path("focus.png"),
+) -> None:
+    """Draw where gradients go in De-focus networks and what they attend to, a row a run.
+
+    Example: superlink eval focus runs/defocus/focus_causal runs/defocus/focus_pooled --out focus.png
+    """
+    from services.evaluation.over_focus_maps import draw_over_focus
+
+    draw_over_focus(out, runs)
+    output.print(f"Wrote {out}")
+
+
 evaluate.command("domain")(judge_domain_command)
+evaluate.command("conversations")(judge_conversations_command)
+evaluate.command("replay")(study_replay_command)
+evaluate.command("resolution")(evaluate_resolution_command)
+evaluate.command("distillation")(evaluate_distillation_command)
+scenes.command("shapes")(make_shapes_command)
 
 
 @bench.command("latency")

@@ -52,10 +52,11 @@ def read_evaluation(run: Path, step: int | None = None) -> Evaluation:
     return Evaluation(wanted, float(line["seconds"]), figures)
 
 
-def runs_table(runs: Sequence[Path], figures: Sequence[str] = (), step: int | None = None) -> str:
-    """A Markdown table with a row a run and a column a figure; without ``figures`` all that every run has.
+def by_recipe(
+    runs: Sequence[Path], figures: Sequence[str] = (), step: int | None = None
+) -> tuple[dict[str, list[Evaluation]], list[str]]:
+    """The evaluations of ``runs`` by the name of their recipe, one a seed; and ``figures``, or all that every run has.
 
-    Runs that differ in their seed alone share a row: the mean, with the least and the greatest value in brackets.
     Raises RunsTableError for a run without the evaluation, or a figure that a run lacks.
     """
     rows: dict[str, list[Evaluation]] = {}
@@ -66,7 +67,16 @@ def runs_table(runs: Sequence[Path], figures: Sequence[str] = (), step: int | No
     missing = [name for name in figures if name not in common]
     if missing:
         raise RunsTableError(f"Not all runs have the figures {', '.join(missing)}. They have: {', '.join(common)}.")
-    columns = list(figures) or common
+    return rows, list(figures) or common
+
+
+def runs_table(runs: Sequence[Path], figures: Sequence[str] = (), step: int | None = None) -> str:
+    """A Markdown table with a row a run and a column a figure; without ``figures`` all that every run has.
+
+    Runs that differ in their seed alone share a row: the mean, with the least and the greatest value in brackets.
+    Raises RunsTableError for a run without the evaluation, or a figure that a run lacks.
+    """
+    rows, columns = by_recipe(runs, figures, step)
     lines = [_row(["run", "seeds", "steps", "minutes", *columns]), _row(["---"] * (len(columns) + 4))]
     for name, evaluations in rows.items():
         steps = sorted({evaluation.step for evaluation in evaluations})

@@ -1,7 +1,8 @@
 """A stand-in for mmcv's compiled operations where mmcv was installed without them.
 
 mmdet only needs the module ``mmcv._ext`` to exist when it is imported: its deformable attention then runs in torch, on
-GPUs too. Import this module before mmdet. On a machine with compiled operations it does nothing.
+GPUs too, and so does what two-stage detectors need (``torch_operations.py``). Import this module before mmdet. On a
+machine with compiled operations it does nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import types
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from services.grounding import torch_operations
 
 
 class _MissingOperations(types.ModuleType):
@@ -36,6 +39,8 @@ def register_stand_in() -> None:
         return
     module = _MissingOperations(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    for operation in (torch_operations.nms, torch_operations.roi_align_forward, torch_operations.roi_align_backward):
+        setattr(module, operation.__name__, operation)
     sys.modules[name] = module
     # mmcv takes it for granted that whoever has a GPU has compiled operations.
     attention = importlib.import_module("mmcv.ops.multi_scale_deform_attn")

@@ -12,22 +12,8 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from services.mllm.prompt_format import PromptFormat
 from services.mllm.super_link import QueryTables, Route
 from services.mllm.tokenizer import MllmTokenizer
+from services.mllm.towers import Tower, VisionSize
 from superlink.configuration import Section
-
-
-class VisionSize(Section):
-    """The vision transformer and what feeds it."""
-
-    # "linear": one strided convolution, as published. "convolutional": a residual stem in its place, which learns to
-    # see from far fewer pictures than a plain transformer does.
-    patch_embedding: Literal["linear", "convolutional"] = "convolutional"
-    stem_channels: PositiveInt = 32
-    hidden_size: PositiveInt = 192
-    layers: PositiveInt = 3
-    heads: PositiveInt = 6
-    intermediate_size: PositiveInt = 512
-    patch_size: PositiveInt = 16
-    layer_scale: PositiveFloat = 1.0
 
 
 class LanguageSize(Section):
@@ -82,7 +68,7 @@ class MllmConfig(Section):
     # Of models that never saw an image in several tiles; None: as many as the profile allows.
     max_tiles: PositiveInt | None = None
     prompt: PromptFormat = PromptFormat()
-    vision: VisionSize = VisionSize()
+    vision: Tower = VisionSize()
     language: LanguageSize = LanguageSize()
     # The transformers configuration of a public checkpoint; it then takes the place of ``vision`` and ``language``.
     public: dict[str, Any] | None = None
@@ -122,17 +108,6 @@ class MllmConfig(Section):
         """The configuration of the transformers classes that carry the weights, made anew: that takes milliseconds."""
         if self.public is not None:
             return InternVLConfig.from_dict(self.public)
-        vision = InternVLVisionConfig(
-            hidden_size=self.vision.hidden_size,
-            num_hidden_layers=self.vision.layers,
-            num_attention_heads=self.vision.heads,
-            intermediate_size=self.vision.intermediate_size,
-            attention_bias=True,
-            image_size=(self.tile_size, self.tile_size),
-            patch_size=(self.vision.patch_size, self.vision.patch_size),
-            layer_scale_init_value=self.vision.layer_scale,
-            use_mean_pooling=True,
-        )
         text = Qwen2Config(
             vocab_size=self.vocab_size,
             hidden_size=self.language.hidden_size,
@@ -147,11 +122,25 @@ class MllmConfig(Section):
             tie_word_embeddings=self.language.tied_embeddings,
         )
         return InternVLConfig(
-            vision_config=vision,
+            vision_config=self._vision_config(),
             text_config=text,
             image_token_id=self.image_token_id,
             image_seq_length=int((self.tile_size // self.vision.patch_size * self.downsample_ratio) ** 2),
             downsample_ratio=self.downsample_ratio,
             vision_feature_layer=-1,
             tie_word_embeddings=self.language.tied_embeddings,
+        )
+
+    def _vision_config(self) -> InternVLVisionConfig:
+        """The library's description of the tower; of towers that it does not build, only the sizes that count."""
+        if isinstance(self.vision, VisionSize):
+            return self.vision.library_config(self.tile_size)
+        return InternVLVisionConfig(
+            hidden_size=self.vision.hidden_size,
+            num_hidden_layers=0,
+            num_attention_heads=1,
+            intermediate_size=1,
+            image_size=(self.tile_size, self.tile_size),
+            patch_size=(self.vision.patch_size, self.vision.patch_size),
+            use_mean_pooling=True,
         )

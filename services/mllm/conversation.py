@@ -34,7 +34,7 @@ RoleName = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Text:
-    """Words. Never parsed for special tokens."""
+    """Words. Never parsed for special tokens, but for the marks of phrases and boxes that public models read."""
 
     text: str
 
@@ -227,7 +227,7 @@ class _Writer:
             return
         for part in _image_first(turn.parts):
             if isinstance(part, Text):
-                self._text(part.text, False)
+                self._words(part, False)
             elif isinstance(part, ImagePart) and turn.role == "user":
                 self._image(part)
             elif isinstance(part, VideoPart) and turn.role == "user":
@@ -247,7 +247,7 @@ class _Writer:
         round_is_fresh = False
         for number, part in enumerate(parts):
             if isinstance(part, Text):
-                self._text(part.text, True)
+                self._words(part, True)
                 round_is_fresh = False
             elif isinstance(part, RoutedPhrase):
                 self._routed_phrase(part)
@@ -308,11 +308,15 @@ class _Writer:
         self._add([self._tokenizer.im_end_id], supervised)
         self._text(self._tokenizer.prompt.shape.after_turn, False)
 
+    def _words(self, part: Text, supervised: bool) -> None:
+        self._add(self._tokenizer.encode_grounded(part.text, after=self._before()), supervised)
+
     def _text(self, text: str, supervised: bool) -> None:
-        if not text:
-            return
-        before = self.rendered.input_ids[-1] if self.rendered.input_ids else None
-        self._add(self._tokenizer.encode_text(text, after=before), supervised)
+        if text:
+            self._add(self._tokenizer.encode_text(text, after=self._before()), supervised)
+
+    def _before(self) -> int | None:
+        return self.rendered.input_ids[-1] if self.rendered.input_ids else None
 
     def _add(self, ids: Sequence[int], supervised: bool) -> None:
         self.rendered.input_ids.extend(ids)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
+from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from services.backbones.residual import ResidualStem
 from services.mllm.config import DEFAULT_ROUTES, MllmConfig
@@ -25,6 +26,7 @@ from services.mllm.slots import SLOT_ATTENTION, SlotCache, Step
 from services.mllm.super_link import Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
 from services.mllm.tokenizer_files import TOKENIZER_FILE
+from services.mllm.towers import VisionSize
 from services.runtime.weights import WeightsError, load_weights, read_config, save_weights
 
 
@@ -95,13 +97,15 @@ class Mllm(nn.Module):
         self._index_routes()
 
     def _fit_tower(self) -> None:
-        embeddings = self.internvl.model.vision_tower.embeddings
-        # The library starts them at zero, for checkpoints to fill; trained from scratch they must tell places apart.
-        nn.init.normal_(embeddings.position_embeddings, std=0.02)
-        nn.init.normal_(embeddings.cls_token, std=0.02)
         vision = self.config.vision
-        if vision.patch_embedding == "convolutional":
-            embeddings.patch_embeddings = ConvolutionalPatchEmbedding(vision.stem_channels, vision.hidden_size)
+        inner = self.internvl.model
+        if not isinstance(vision, VisionSize):
+            inner.vision_tower = vision.build()
+            projector = vision.build_projector(round(1 / self.config.downsample_ratio) ** 2, self.hidden_size)
+            if projector is not None:
+                inner.multi_modal_projector = projector
+            return
+        begin_internvit(inner.vision_tower, vision)
 
     def _index_routes(self) -> None:
         start = torch.full((self.config.vocab_size,), -1, dtype=torch.long)
@@ -175,15 +179,22 @@ class Mllm(nn.Module):
 
     def tower(self, pixels: Tensor) -> TowerOutput:
         """Run the vision tower once on tiles ``[tiles, 3, size, size]``."""
+        grid = self._grid(pixels)
+        features = self.internvl.model.multi_modal_projector(self.unshuffle(grid.permute(0, 2, 3, 1).contiguous()))
+        return TowerOutput(grid=grid, features=features, pixels=pixels)
+
+    def _grid(self, pixels: Tensor) -> Tensor:
+        """``[tiles, vision width, side, side]``: what the tower makes of tiles ``[tiles, 3, size, size]``."""
         inner = self.internvl.model
+        if self.config.public is None and not isinstance(self.config.vision, VisionSize):
+            grid: Tensor = inner.vision_tower(pixels)
+            return grid
         layer = inner.config.vision_feature_layer
         vision = inner.vision_tower(pixel_values=pixels, output_hidden_states=layer != -1)
         sequence = vision.last_hidden_state if layer == -1 else vision.hidden_states[layer]
         patches = sequence[:, 1:]  # without CLS: (tiles, side², width)
         side = int(patches.shape[1] ** 0.5)
-        square = patches.reshape(patches.shape[0], side, side, patches.shape[2])
-        features = inner.multi_modal_projector(self.unshuffle(square))
-        return TowerOutput(grid=square.permute(0, 3, 1, 2), features=features, pixels=pixels)
+        return patches.transpose(1, 2).unflatten(2, (side, side))
 
     def unshuffle(self, grid: Tensor) -> Tensor:
         """Pixel unshuffle: ``[tiles, side, side, width]`` to ``[tiles, (side / 2)², 4·width]``.
@@ -306,6 +317,16 @@ class Mllm(nn.Module):
         states = hidden.flatten(0, 1)[places.to(hidden.device)]
         links: Sequence[Tensor] = torch.split(self.link.project(states, decoder), counts)
         return list(links)
+
+
+def begin_internvit(tower: InternVLVisionModel, vision: VisionSize) -> None:
+    """Make the library's new ``tower`` what ``vision`` says, fit to be trained from scratch."""
+    embeddings = tower.embeddings
+    # The library starts them at zero, for checkpoints to fill; trained from scratch they must tell places apart.
+    nn.init.normal_(embeddings.position_embeddings, std=0.02)
+    nn.init.normal_(embeddings.cls_token, std=0.02)
+    if vision.patch_embedding == "convolutional":
+        embeddings.patch_embeddings = ConvolutionalPatchEmbedding(vision.stem_channels, vision.hidden_size)
 
 
 @torch.no_grad()

@@ -43,6 +43,8 @@ _FRAMING_TOKENS = (
 # Of public models, around the boxes that they write.
 BOX_TOKENS = ("<box>", "</box>")
 
+_MARKUP = re.compile(f"({'|'.join(map(re.escape, (PHRASE_START, PHRASE_END, *BOX_TOKENS)))})")
+
 # Of models that take visual prompts.
 REGION_TOKENS = (REGION_START, REGION_END, REGION)
 
@@ -124,6 +126,12 @@ class MllmTokenizer:
         self.route_of_id: dict[int, str] = {token_id: route for route, token_id in self.route_ids.items()}
         added = tokenizer.get_added_tokens_decoder()
         shown = BOX_TOKENS if prompt.grounds_in_text else ()
+        # Around phrases and boxes in the texts of models that ground in text; missing ones are plain text.
+        self._markup_ids: dict[str, int] = {
+            token: token_id
+            for token in (PHRASE_START, PHRASE_END, *BOX_TOKENS)
+            if prompt.grounds_in_text and (token_id := tokenizer.token_to_id(token)) is not None
+        }
         self.special_ids: frozenset[int] = frozenset(
             {token_id for token_id, token in added.items() if token.special and token.content not in shown}
             | set(self._wanted_ids.values())
@@ -133,8 +141,16 @@ class MllmTokenizer:
         self._bytes_of_id = self._token_bytes()
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, routes: Mapping[str, int] = DEFAULT_ROUTES) -> MllmTokenizer:
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        routes: Mapping[str, int] = DEFAULT_ROUTES,
+        prompt: PromptFormat = _OWN_PROMPT,
+    ) -> MllmTokenizer:
         """Learn a vocabulary of at most ``vocab_size`` tokens, the 256 bytes and the special ones included."""
+        # Models that ground in text write boxes; the others take visual prompts.
+        places = BOX_TOKENS if prompt.grounds_in_text else REGION_TOKENS
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -147,11 +163,11 @@ class MllmTokenizer:
             vocab_size=vocab_size,
             min_frequency=2,
             show_progress=False,
-            special_tokens=_added_tokens((*_control_tokens(_OWN_PROMPT), *REGION_TOKENS, *routes)),
+            special_tokens=_added_tokens((*_control_tokens(prompt), *places, *routes)),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer, routes)
+        return cls(tokenizer, routes, prompt)
 
     @classmethod
     def load(
@@ -201,9 +217,20 @@ class MllmTokenizer:
         """Ids of ``text`` behind the token ``after``; none of them is a special token, whatever the text says."""
         if after in self._greedy_ids:
             text = text.lstrip()
-        if self.puts_space_first and text and (after is None or after in self.special_ids):
+        if self.puts_space_first and text and (after is None or after in self.special_ids or self._is_markup(after)):
             text = f" {text}"
         return list(self._encoder.encode(text, add_special_tokens=False).ids)
+
+    def encode_grounded(self, text: str, after: int | None = None) -> list[int]:
+        """As ``encode_text``, but with the marks of phrases and boxes by their own ids, of models that know such."""
+        ids: list[int] = []
+        for part in _MARKUP.split(text) if self._markup_ids else (text,):
+            mark = self._markup_ids.get(part)
+            if mark is not None:
+                ids.append(mark)
+            elif part:
+                ids += self.encode_text(part, ids[-1] if ids else after)
+        return ids
 
     def special_id(self, token: str) -> int:
         """The id of a special token. Raises KeyError for an unknown one."""
@@ -229,6 +256,9 @@ class MllmTokenizer:
     def name(self, token_id: int) -> str:
         """The token as the vocabulary spells it; for tests and logs."""
         return self._tokenizer.id_to_token(token_id) or ""
+
+    def _is_markup(self, token_id: int) -> bool:
+        return token_id in self._markup_ids.values()
 
     def _id(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -64,3 +66,60 @@ def copy_from_first_rank(tensors: Iterable[Tensor]) -> None:
     if distributed.is_initialized():
         for tensor in tensors:
             distributed.broadcast(tensor, src=0)
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """The mean of ``count`` over ranks: what a rank's sum is divided by where gradients are averaged over ranks."""
+    if not distributed.is_initialized():
+        return count
+    total = count.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
+@dataclass(frozen=True)
+class GatheredRows:
+    """Rows of all ranks, those of each padded to one number of them."""
+
+    # [ranks · capacity, width], or this process' own alone.
+    rows: Tensor
+    # [rows] bool: what is no padding.
+    is_real: Tensor
+    # Where this rank's rows begin.
+    first: int
+    ranks: int
+
+
+def gather_rows(rows: Tensor, capacity: int) -> GatheredRows:
+    """Rows ``[n, width]`` of all ranks, which may hold different numbers of them, ``capacity`` at most.
+
+    Gradients flow back to the rank that a row comes from. ``capacity`` is known beforehand, so that no step waits for
+    the device to learn how many there are.
+    """
+    if not distributed.is_initialized():
+        return GatheredRows(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device), 0, 1)
+    ranks = distributed.get_world_size()
+    padded = nn.functional.pad(rows, (0, 0, 0, capacity - len(rows)))
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = torch.empty(ranks, dtype=count.dtype, device=rows.device)
+    distributed.all_gather_single(counts, count)
+    is_real = torch.arange(capacity, device=rows.device) < counts[:, None]
+    gathered: Tensor = _GatherWithGradient.apply(padded)  # type: ignore[no-untyped-call]
+    return GatheredRows(gathered, is_real.flatten(), distributed.get_rank() * capacity, ranks)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Concatenates the ranks' tensors; a rank's gradient is the sum of what all ranks want of it."""
+
+    @staticmethod
+    def forward(_ctx: Any, tensor: Tensor) -> Tensor:
+        gathered = tensor.new_empty(distributed.get_world_size() * len(tensor), *tensor.shape[1:])
+        distributed.all_gather_single(gathered, tensor.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        own = gradient.new_empty(len(gradient) // distributed.get_world_size(), *gradient.shape[1:])
+        distributed.reduce_scatter_single(own, gradient.contiguous())
+        return own

@@ -19,12 +19,9 @@ from torch.utils.tensorboard import SummaryWriter
 from services.trainer import distributed
 from services.trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from services.trainer.recipe import Recipe, Schedule
-from services.trainer.scenes.composer import EVALUATION_SEED_START
-from services.trainer.stage import SceneStream, Stage, StepSampler, make_composer
+from services.trainer.stage import Stage, StepSampler
 from superlink.configuration import ConfigurationError
 
-# Scenes for evaluation during training: never trained on, and apart from the fixed evaluation set.
-_VALIDATION_SEED_START = EVALUATION_SEED_START // 2
 _LOG_EVERY_STEPS = 20
 
 
@@ -46,7 +43,7 @@ def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = N
     rank, world_size = distributed.start(device)
     torch.manual_seed(recipe.seed + rank)
     model = stage.model.to(device)
-    freeze(model, recipe.frozen)
+    freeze(model, stage.frozen())
     distributed.copy_from_first_rank([*model.parameters(), *model.buffers()])
     optimiser = make_optimiser(model, recipe.schedule)
     digest = hashlib.sha256(recipe.model_dump_json(exclude_defaults=True).encode()).hexdigest()
@@ -57,15 +54,14 @@ def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = N
 
     sampler = StepSampler(first_step, last_step, recipe.schedule.batch_size, rank, world_size)
     loader = DataLoader(
-        SceneStream(stage, recipe.data),
+        stage.training_data(),
         batch_sampler=sampler,
         num_workers=recipe.data.workers,
         collate_fn=stage.collate,
         prefetch_factor=4 if recipe.data.workers else None,
         worker_init_fn=_single_thread,
     )
-    composer = make_composer(recipe.data)
-    validation = [composer.compose(_VALIDATION_SEED_START + number) for number in range(recipe.evaluation.scenes)]
+    validation = stage.held_out()
     figures: dict[str, float] = {}
     folder.mkdir(parents=True, exist_ok=True)
     with _Reporter(folder, recipe, first_step, quiet=rank != 0) as reporter:
@@ -83,11 +79,12 @@ def train(recipe: Recipe, stage: Stage, folder: Path, stop_after: int | None = N
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.schedule.gradient_clip)
             if torch.isfinite(norm):
                 optimiser.step()
+                stage.after_step()
             done = step + 1
             reporter.step(done, {name: term.detach() for name, term in terms.items()}, rate)
             if done % recipe.evaluation.every_steps == 0 or done == last_step:
                 figures = stage.evaluate(validation)
-                freeze(model, recipe.frozen)
+                freeze(model, stage.frozen())
                 reporter.evaluation(done, figures)
             if rank == 0 and (done % recipe.checkpoints.every_steps == 0 or done == last_step):
                 save_checkpoint(checkpoints, done, digest, model, optimiser)
@@ -115,22 +112,22 @@ def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     """AdamW with one group for each learning-rate factor and decay setting.
 
     A factor applies to the modules whose dotted path starts with its key, compared path part by path part and never as
-    a substring. Biases, norms and other vectors do not decay.
+    a substring. Biases, norms and other vectors do not decay, nor do parameters that ``undecayed`` names.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((_factor(name, schedule.learning_rate_factors), parameter.dim() > 1), []).append(
-                parameter
-            )
+            decays = parameter.dim() > 1 and name.rpartition(".")[2] not in schedule.undecayed
+            groups.setdefault((_factor(name, schedule.learning_rate_factors), decays), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "factor": factor, "weight_decay": schedule.weight_decay if decays else 0.0}
             for (factor, decays), parameters in groups.items()
         ],
         lr=schedule.learning_rate,
-        betas=(0.9, 0.98),
-        fused=torch.cuda.is_available(),
+        betas=(0.9, schedule.adam_beta2),
+        eps=schedule.adam_epsilon,
+        fused=any(parameter.is_cuda for parameter in model.parameters()),
     )
 
 

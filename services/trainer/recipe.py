@@ -12,6 +12,11 @@ from services.diffusion.configuration import DiffusionConfig
 from services.mllm.super_link import QueryTables
 from services.pose.configuration import PoseConfig
 from services.segmentation.configuration import SegmenterConfig
+from services.trainer.adaptation.plan import Adaptation
+from services.trainer.classification.plan import Classification
+from services.trainer.distillation.plan import Distillation
+from services.trainer.image_pyramid.plan import ImagePyramidPlan
+from services.trainer.latent_compression.plan import LatentCompression
 from superlink.configuration import Section, load_yaml
 
 
@@ -19,16 +24,20 @@ class Schedule(Section):
     """How long, how large, how fast."""
 
     steps: PositiveInt
-    # Scenes a step on each rank.
+    # Scenes, or conversation rows, a step on each rank.
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     # Multiplies the learning rate of the parts it names: {"mllm": 0.3, "detector.backbone": 0.1}.
     learning_rate_factors: dict[str, float] = {}
     weight_decay: float = Field(default=0.01, ge=0)
+    # Matrices without weight decay, by their own name, the last part of their path: ["log_rates", "positions"].
+    undecayed: tuple[str, ...] = ()
     warmup_steps: int = Field(default=100, ge=0)
     # The cosine ends at this share of the learning rate.
     final_learning_rate: float = Field(default=0.02, ge=0, le=1)
     gradient_clip: PositiveFloat = 1.0
+    adam_beta2: float = Field(default=0.98, gt=0, lt=1)
+    adam_epsilon: PositiveFloat = 1e-8
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -83,8 +92,26 @@ class Recipe(Section):
     # likewise.
     # words: the language model alone, without sight. chat: the MLLM alone, on conversations. joint: MLLM and decoders,
     # through the super link. autoencoder: the diffusion tool's, on pixels alone.
-    # diffusion: the diffusion tool, likewise with a vocabulary.
-    stage: Literal["detector", "segmenter", "pose", "words", "chat", "joint", "autoencoder", "diffusion"]
+    # diffusion: the diffusion tool, likewise with a vocabulary. adaptation: the MLLM alone, on conversation rows.
+    # distillation: a vision tower alone, from a larger one, on pictures.
+    # classification: a De-focus network alone, on handwritten digits.
+    # latent_compression: a vision encoder from scratch, on interleaved documents.
+    # image_pyramid: a PIIP network alone, on pattern fields.
+    stage: Literal[
+        "detector",
+        "segmenter",
+        "pose",
+        "words",
+        "chat",
+        "joint",
+        "autoencoder",
+        "diffusion",
+        "adaptation",
+        "distillation",
+        "classification",
+        "latent_compression",
+        "image_pyramid",
+    ]
     seed: int = 0
     threads: PositiveInt = 2
     schedule: Schedule
@@ -98,6 +125,11 @@ class Recipe(Section):
     segmenter: SegmenterConfig = SegmenterConfig()
     pose: PoseConfig = PoseConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    adaptation: Adaptation | None = None
+    distillation: Distillation | None = None
+    classification: Classification | None = None
+    latent_compression: LatentCompression | None = None
+    image_pyramid: ImagePyramidPlan | None = None
     # Modules that do not learn, by their path: ["mllm.internvl.model.vision_tower"].
     frozen: tuple[str, ...] = ()
     # Folders of earlier runs' exports to start from: {"detector": "runs/detector/export"}.

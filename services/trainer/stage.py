@@ -1,4 +1,4 @@
-"""What the training loop asks of a stage, and the streams of scenes that stages learn from."""
+"""What the training loop asks of a stage, and the streams of scenes that most stages learn from."""
 
 from __future__ import annotations
 
@@ -12,27 +12,46 @@ from torch.utils.data import Dataset, Sampler
 
 from services.runtime.weights import save_weights
 from services.trainer.recipe import Data, Recipe
-from services.trainer.scenes.composer import Composer, ComposerOptions
-from services.trainer.scenes.scene import Scene
+from services.trainer.scenes.composer import EVALUATION_SEED_START, Composer, ComposerOptions
 from services.trainer.scenes.sprites import load_sprites
 from superlink.configuration import Section
+
+# Scenes for evaluation during training: never trained on, and apart from the fixed evaluation set.
+_VALIDATION_SEED_START = EVALUATION_SEED_START // 2
 
 
 class Stage(ABC):
     """One way of training. ``model`` holds all parts, trained or frozen; its state is what checkpoints keep."""
 
+    recipe: Recipe
     model: nn.Module
 
     @abstractmethod
     def __init__(self, recipe: Recipe) -> None: ...
 
+    def frozen(self) -> Sequence[str]:
+        """Paths of the modules of ``model`` that do not learn."""
+        return self.recipe.frozen
+
+    def training_data(self) -> Dataset[Any]:
+        """Samples by number. It keeps no state, so that a resumed run can start anywhere."""
+        return SceneStream(self, self.recipe.data)
+
+    def held_out(self) -> Sequence[Any]:
+        """What ``evaluate`` is given."""
+        composer = make_composer(self.recipe.data)
+        return [composer.compose(_VALIDATION_SEED_START + number) for number in range(self.recipe.evaluation.scenes)]
+
     def compose(self, composer: Composer, seed: int) -> Any:
         """What sample ``seed`` is about, a scene for most; runs in a data process."""
         return composer.compose(seed)
 
-    @abstractmethod
     def prepare(self, scene: Any, seed: int) -> Any:
-        """Turn what ``compose`` made into a training sample; runs in a data process, on nothing but its arguments."""
+        """Turn what ``compose`` made into a training sample; runs in a data process, on nothing but its arguments.
+
+        Stages that bring ``training_data`` of their own have no use for it.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Any:
@@ -42,9 +61,12 @@ class Stage(ABC):
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Weighted loss terms of a batch, on this rank, normalised by global counts; their sum is minimised."""
 
+    def after_step(self) -> None:  # noqa: B027  (most stages have nothing to bring back)
+        """Bring parameters that left their range back, right after the optimiser's step."""
+
     @abstractmethod
-    def evaluate(self, scenes: Sequence[Scene]) -> dict[str, float]:
-        """Figures on held-out scenes, for TensorBoard and the log."""
+    def evaluate(self, scenes: Sequence[Any]) -> dict[str, float]:
+        """Figures on what is held out, scenes for most; for TensorBoard and the log."""
 
     @abstractmethod
     def export(self, folder: Path) -> None:

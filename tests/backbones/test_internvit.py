@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.internvl.configuration_internvl import InternVLConfig, InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector, InternVLVisionModel
 
-from services.backbones.internvit import DropPath, InternVitSize, internvit_config, set_drop_path
+from services.backbones.drop_path import DropPath
+from services.backbones.internvit import InternVitSize, internvit_config, set_drop_path
 
 pytestmark = pytest.mark.internvl
 

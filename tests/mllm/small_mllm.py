@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from services.mllm.config import LanguageSize, MllmConfig, VisionSize
+from services.mllm.config import LanguageSize, MllmConfig
 from services.mllm.model import Mllm
 from services.mllm.super_link import Route
 from services.mllm.tokenizer import MllmTokenizer
+from services.mllm.towers import VisionSize
 
 SENTENCES = (
     "Find the dog.",

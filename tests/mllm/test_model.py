@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from services.mllm.config import DEFAULT_ROUTES, VisionSize
+from services.mllm.config import DEFAULT_ROUTES
 from services.mllm.conversation import IGNORED, ImagePart, Rendered, RoutedPhrase, Text, Turn, render
 from services.mllm.model import Mllm, language_loss
 from services.mllm.super_link import ProjectionHead, Route, SuperLink
 from services.mllm.tokenizer import MllmTokenizer
+from services.mllm.towers import VisionSize
 from services.runtime.weights import WeightsError
 
 
@@ -46,6 +47,13 @@ def test_pixel_shuffle_joins_four_neighbours_in_the_published_order(model: Mllm)
     grid = torch.arange(16.0).view(1, 4, 4, 1)
     shuffled = model.internvl.model.pixel_shuffle(grid, scale_factor=0.5).view(4, 4)
     assert shuffled.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+
+
+def test_the_first_pixel_unshuffle_has_rows_and_columns_swapped(tokenizer: MllmTokenizer) -> None:
+    grid = torch.arange(16.0).view(1, 4, 4, 1)
+    newer, older = (build_model(tokenizer, pixel_unshuffle=version).unshuffle(grid)[0] for version in ("v2", "v1"))
+    assert newer.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert older.tolist() == [[0, 1, 4, 5], [8, 9, 12, 13], [2, 3, 6, 7], [10, 11, 14, 15]]
 
 
 def test_one_tower_pass_gives_the_grid_and_the_librarys_features(model: Mllm) -> None:

@@ -15,6 +15,7 @@ from services.mllm.conversation import ImagePart, Part, Text, Turn, VideoPart, r
 from services.mllm.grounding_text import Grounded, parse_grounded
 from services.mllm.prompt_format import SYSTEM_MESSAGE_1_5, SYSTEM_MESSAGE_2_5, TEMPLATES, PromptFormat, TemplateName
 from services.mllm.sampling import AllowedTokens
+from services.mllm.tiling import choose_grid
 from services.mllm.tokenizer import MllmTokenizer
 from services.mllm.tokenizer_files import read_tokenizer
 
@@ -114,6 +115,16 @@ def test_a_frame_costs_258_tokens_beside_its_label(tmp_path: Path, frames: int, 
     rendered = render([Turn("user", (VideoPart(0, frames),))], tokenizer, [256] * frames, for_generation=True)
     frame_tokens = {tokenizer.image_start_id, tokenizer.image_end_id, tokenizer.image_context_id}
     assert sum(each in frame_tokens for each in rendered.input_ids) == tokens
+
+
+def test_two_pictures_of_seven_tiles_and_one_take_2048_tokens(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path, "internvl2_5")
+    counts = [256 * choose_grid(width, height, 12, 448).tiles for width, height in ((800, 1300), (448, 448))]
+    assert counts == [256 * 7, 256]
+    shown = Turn("user", (ImagePart(0), ImagePart(1), Text("Q")))
+    ids = render([shown], tokenizer, counts, for_generation=True).input_ids
+    assert ids.count(tokenizer.image_context_id) == 2048
+    assert ids.count(tokenizer.image_start_id) == ids.count(tokenizer.image_end_id) == 2
 
 
 def test_a_public_models_boxes_stay_in_its_answer(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_mllm import ROUTES, build_tokenizer
-from transformers import InternVLConfig
+from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from services.backbones.internvit import InternVitSize, internvit_config
 from services.mllm.config import MllmConfig
@@ -51,3 +51,31 @@ def test_keys_and_values_take_the_published_memory(size: str) -> None:
     assert stored / cache.capacity == per_token
     for tiles, mib in ((13, mib_of_13), (41, mib_of_41)):
         assert per_token * config.tokens_per_tile * tiles / 2**20 == mib
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "vocabulary", "bias", "billions"),
+    [
+        ("1B", "qwen2", 151_655, None, 0.9),
+        ("2B", "llama", 92_553, False, 2.2),
+        ("8B", "llama", 92_553, False, 8.1),
+        ("26B", "llama", 92_553, False, 25.5),
+    ],
+)
+def test_whole_models_have_the_published_size(
+    size: str, kind: str, vocabulary: int, bias: bool | None, billions: float
+) -> None:
+    vit, (hidden, layers, heads, key_value_heads, feed_forward), *_ = SIZES[size]
+    text = {
+        "model_type": kind,
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+        "intermediate_size": feed_forward,
+    } | ({} if bias is None else {"attention_bias": bias})
+    config = InternVLConfig(vision_config=internvit_config(vit), text_config=text, tie_word_embeddings=False)
+    with torch.device("meta"):
+        model = InternVLForConditionalGeneration(config)
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e9, 1) == billions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +163,54 @@ def test_frames_are_the_middles_of_equal_stretches() -> None:
         assert 0 <= chosen[0] <= chosen[-1] < frames
     with pytest.raises(ValueError, match="8 of 0 frames"):
         frame_indices(0, 8)
+
+
+def test_the_frames_are_the_authors_and_not_those_of_transformers() -> None:
+    # The library takes every 12.5th from 6.25 on. Published: one of eight frames differs.
+    theirs = [int(100 / 16 + place * 100 / 8) for place in range(8)]
+    assert theirs == [6, 18, 31, 43, 56, 68, 81, 93]
+    assert [ours for ours, other in zip(frame_indices(100, 8), theirs, strict=True) if ours != other] == [80]
+
+
+def grid_by_any_order(width: int, height: int, shapes: list[tuple[int, int]], tile_size: int) -> tuple[int, int]:
+    """The published rule, walking ``shapes`` as they come."""
+    ratio, best, best_difference = width / height, (1, 1), float("inf")
+    for columns, rows in shapes:
+        difference = abs(ratio - columns / rows)
+        fills_half = width * height > 0.5 * tile_size * tile_size * columns * rows
+        if difference < best_difference or (difference == best_difference and fills_half):
+            best, best_difference = (columns, rows), difference
+    return best
+
+
+@pytest.mark.parametrize("max_tiles", [4, 6, 12, 24, 40])
+def test_the_order_of_grids_of_one_area_never_matters(max_tiles: int) -> None:
+    shapes = [(columns, rows) for columns in range(1, 41) for rows in range(1, 41) if columns * rows <= max_tiles]
+    # Rows instead of columns first within an area.
+    other = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]))
+    # Small tiles, so that these sizes lie on both sides of every threshold.
+    for width in range(3, 260, 11):
+        for height in range(3, 260, 7):
+            grid = choose_grid(width, height, max_tiles, 32)
+            assert (grid.columns, grid.rows) == grid_by_any_order(width, height, other, 32), (width, height)
+
+
+def test_neighbouring_ratios_never_share_an_area() -> None:
+    for max_tiles in range(1, 41):
+        areas: dict[float, set[int]] = {}
+        for columns in range(1, max_tiles + 1):
+            for rows in range(1, max_tiles // columns + 1):
+                areas.setdefault(columns / rows, set()).add(columns * rows)
+        by_ratio = [areas[ratio] for ratio in sorted(areas)]
+        assert all(not first & second for first, second in pairwise(by_ratio)), max_tiles
+
+
+def test_a_picture_between_two_ratios_takes_the_larger_grid_once_it_fills_half_of_it() -> None:
+    # 1.25 lies as near to 1 as to 1.5.
+    assert [choose_grid(560, 448, 6, 448).tiles, choose_grid(1000, 800, 6, 448).tiles] == [1, 7]
+
+
+@pytest.mark.parametrize(("max_tiles", "cells"), [(1, 1), (4, 2), (12, 8), (40, 28)])
+def test_pictures_of_4k_have_room_in_every_budget(max_tiles: int, cells: int) -> None:
+    grid = choose_grid(3840, 2160, max_tiles, 448)
+    assert grid.columns * grid.rows == cells

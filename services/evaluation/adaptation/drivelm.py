@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.evaluation.adaptation.text_overlap import TextOverlap, text_overlap
+from services.trainer.adaptation.multi_view import c_tags_to_camera
 
 # Pixels of a camera, both axes added up, within which two places are the same.
 _SAME_PLACE = 16.0
@@ -19,15 +20,19 @@ _EXACT, _JUDGED, _LANGUAGE, _MATCH = 0, 1, 2, 3
 Point = tuple[float, float]
 
 
+# Models write places in thousandths of the picture of all cameras; the score takes pixels of each.
+CameraText = Annotated[str, AfterValidator(c_tags_to_camera)]
+
+
 class DrivelmAnswer(BaseModel):
-    """One answer about a key frame; places in all texts are pixels of cameras (``multi_view.c_tags_to_camera``)."""
+    """One answer about a key frame; places in all texts are pixels of cameras, or thousandths, which are rewritten."""
 
     model_config = ConfigDict(frozen=True)
 
     frame: str
-    question: str
-    answer: str
-    prediction: str
+    question: CameraText
+    answer: CameraText
+    prediction: CameraText
     # How it is judged: 0 exactly, 1 by a judge, 2 by words, 3 by places and a judge.
     tag: tuple[Literal[0, 1, 2, 3], ...]
     # What the judge, a large language model, gave the prediction, of 100.

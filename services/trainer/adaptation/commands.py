@@ -113,6 +113,30 @@ def mix_command(
     output.print(f"Wrote {out}")
 
 
+@adapt.command("domains")
+def make_domains_command(
+    out: Annotated[Path, typer.Option(help="Folder for the sets, one sub-folder each.")] = Path("runs/domains"),
+) -> None:
+    """Write three small domains and general data, each for training and for testing, to try adaptation on one core.
+
+    The recipes adaptation/tiny_* learn them. General pictures need `make sprites`.
+
+    Example: superlink adapt domains
+    """
+    # Only this command needs torch and what composes scenes.
+    from services.trainer.adaptation.domains.making import all_rows, make_domains
+    from services.trainer.scenes.sprites import SpriteError
+
+    with Progress(*Progress.get_default_columns(), console=notes) as progress:
+        task = progress.add_task("Drawing", total=all_rows())
+        try:
+            metas = make_domains(out, lambda rows: progress.advance(task, rows))
+        except SpriteError as error:
+            fail(str(error))
+    for meta in metas:
+        output.print(str(meta))
+
+
 def _load(file: Path) -> dict[str, DataSet]:
     try:
         return load_meta(file)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 
 from pydantic import (
@@ -104,19 +103,6 @@ def save_meta(file: Path, sets: Mapping[str, DataSet]) -> None:
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def epoch_rows(data_set: DataSet) -> Iterator[ConversationRow]:
-    """The rows of one epoch in file order, repetitions included. Raises RowError, also where ``length`` is too much."""
-    left = data_set.used_rows
-    while left > 0:
-        wanted, given = min(left, data_set.length), 0
-        for row in islice(read_rows(Path(data_set.annotation)), wanted):
-            yield row
-            given += 1
-        if given < wanted:
-            raise RowError(f"{data_set.annotation}: has {given} rows, but the meta file says length {data_set.length}.")
-        left -= given
 
 
 def check(sets: Mapping[str, DataSet], advance: Callable[[int], None]) -> Iterator[str]:

@@ -8,7 +8,7 @@ computed sample by sample and positions start anew, so losses equal those of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class ImageSpan:
 
     start: int
     tiles: int
+    # Its first tile among all those that its sample was rendered with.
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class PackLimits:
     tiles: int = 48
     # Packs that are open at a time.
     open_packs: int = 20
+    # Of a single sample.
+    sample_tokens: int = 8192
+
+    def fits(self, sample: PackSample) -> bool:
+        """Whether ``sample`` can be packed whole."""
+        return sample.tokens <= min(self.tokens, self.sample_tokens) and sample.tiles <= self.tiles
 
 
 @dataclass
@@ -104,7 +112,7 @@ def split_long(sample: PackSample, limits: PackLimits) -> list[PackSample]:
 
     A piece is kept when it fits, shows at least one tile and is supervised in more than 1/256 of its tokens.
     """
-    if sample.tokens <= limits.tokens and sample.tiles <= limits.tiles:
+    if limits.fits(sample):
         return [sample]
     starts = [image.start for image in sample.images]
     # Before the first image there is only its introduction, which stays with it.
@@ -114,10 +122,10 @@ def split_long(sample: PackSample, limits: PackLimits) -> list[PackSample]:
     for place in range(1, len(bounds)):
         end = bounds[place]
         following = bounds[place + 1] if place + 1 < len(bounds) else None
-        if following is None or not _fits(_cut(sample, begin, following), limits):
+        if following is None or not limits.fits(_cut(sample, begin, following)):
             pieces.append(_cut(sample, begin, end))
             begin = end
-    return [piece for piece in pieces if _fits(piece, limits) and _is_worth_keeping(piece)]
+    return [piece for piece in pieces if limits.fits(piece) and _is_worth_keeping(piece)]
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,16 @@ class PackedBatch:
     # Tokens of each sample.
     lengths: tuple[int, ...]
 
+    def to(self, device: torch.device) -> PackedBatch:
+        """The pack on ``device``."""
+        return PackedBatch(
+            self.input_ids.to(device),
+            self.labels.to(device),
+            self.position_ids.to(device),
+            self.samples.to(device),
+            self.lengths,
+        )
+
 
 def collate_pack(samples: Sequence[PackSample]) -> PackedBatch:
     """Lay the samples of a pack one behind the other."""
@@ -148,10 +166,6 @@ def collate_pack(samples: Sequence[PackSample]) -> PackedBatch:
     )
 
 
-def _fits(piece: PackSample, limits: PackLimits) -> bool:
-    return piece.tokens <= limits.tokens and piece.tiles <= limits.tiles
-
-
 def _is_worth_keeping(piece: PackSample) -> bool:
     supervised = sum(label != IGNORED for label in piece.labels)
     return piece.tiles >= 1 and supervised > LEAST_SUPERVISED * piece.tokens
@@ -161,5 +175,5 @@ def _cut(sample: PackSample, begin: int, end: int) -> PackSample:
     return PackSample(
         sample.input_ids[begin:end],
         sample.labels[begin:end],
-        tuple(ImageSpan(image.start - begin, image.tiles) for image in sample.images if begin <= image.start < end),
+        tuple(replace(image, start=image.start - begin) for image in sample.images if begin <= image.start < end),
     )

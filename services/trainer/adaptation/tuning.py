@@ -1,22 +1,37 @@
-"""What of an MLLM an adaptation trains: everything, everything but the vision tower, or low-rank additions (LoRA).
+"""What of an MLLM learns: everything, all but the vision tower, only what joins them, or low-rank additions (LoRA).
 
-``full`` gives the best domain scores, ``vit_frozen`` costs little of them, ``lora`` is clearly weaker on grounding
-(Mini-InternVL, Table 13). LoRA adds to a linear layer the product of two thin matrices, with scale alpha / rank and
-alpha = 2 * rank; before a model is served the products are folded into the layers and nothing of LoRA is left.
+Adapting to a domain, ``full`` gives the best scores, ``vit_frozen`` costs little of them, ``lora`` is clearly weaker on
+grounding (Mini-InternVL, Table 13). Of the two training stages before that the first trains the ``projector``, in the
+2B model with the tower (``vit_and_projector``), the second everything.
+
+LoRA adds to a linear layer the product of two thin matrices, with scale alpha / rank and alpha = 2 * rank; before a
+model is served the products are folded into the layers and nothing of LoRA is left.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from services.mllm.model import Mllm
+from services.trainer.adaptation.plan import Trains
 
-Mode = Literal["full", "vit_frozen", "lora"]
+_TOWER = "internvl.model.vision_tower"
+_PROJECTOR = "internvl.model.multi_modal_projector"
+_LANGUAGE = ("internvl.model.language_model", "internvl.lm_head")
+
+# Modules of an ``Mllm`` that do not learn.
+_FROZEN: dict[Trains, tuple[str, ...]] = {
+    "full": (),
+    "vit_frozen": (_TOWER,),
+    "projector": (_TOWER, *_LANGUAGE),
+    "vit_and_projector": _LANGUAGE,
+    # Of the language model the additions learn.
+    "lora": (_TOWER, _PROJECTOR, "internvl.lm_head"),
+}
 
 # Linear layers of the language model by their last names: Qwen2 and Llama, and those that Phi-3 fuses.
 LANGUAGE_TARGETS = (
@@ -96,18 +111,14 @@ def merge_lora(model: nn.Module) -> int:
     return len(paths)
 
 
-def prepare(mllm: Mllm, mode: Mode, rank: int = 16) -> int:
-    """Say what of ``mllm`` learns, and return how many weights that is.
+def frozen_modules(trains: Trains) -> tuple[str, ...]:
+    """Paths of the modules of an ``Mllm`` that do not learn. Its links never do: no conversation here calls a tool."""
+    return (*_FROZEN[trains], "link")
 
-    ``rank`` is that of ``lora``, which adds to the language model alone; tower and projector stay as they are.
-    """
-    if mode == "lora":
-        mllm.requires_grad_(False)
-        return add_lora(mllm.internvl.model.language_model, LANGUAGE_TARGETS, rank)
-    mllm.requires_grad_(True)
-    if mode == "vit_frozen":
-        mllm.internvl.model.vision_tower.requires_grad_(False)
-    return sum(parameter.numel() for parameter in mllm.parameters() if parameter.requires_grad)
+
+def add_language_lora(mllm: Mllm, rank: int) -> int:
+    """Give the language model trainable additions of ``rank`` and freeze the rest of it; see ``add_lora``."""
+    return add_lora(mllm.internvl.model.language_model, LANGUAGE_TARGETS, rank)
 
 
 def _linear(model: nn.Module, path: str) -> nn.Linear:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from services.trainer.adaptation.commands import adapt
 from services.trainer.adaptation.layouts.catalogue import LAYOUTS
-from services.trainer.adaptation.meta_file import epoch_rows, load_meta
+from services.trainer.adaptation.meta_file import load_meta
+from services.trainer.adaptation.row_stream import RowSets
 
 pytestmark = pytest.mark.internvl
 
@@ -48,8 +49,9 @@ def test_data_are_converted_checked_and_mixed(aerial: Path, tmp_path: Path) -> N
     sets = load_meta(tmp_path / "mixed.json")
     assert sets["aerial"].used_rows == 4
     assert sum(found.used_rows for name, found in sets.items() if name != "aerial") == 3
-    rows = [row for found in sets.values() for row in epoch_rows(found)]
-    assert len(rows) == 7
+    # The mixture is what a run reads.
+    mixture = RowSets(sets)
+    assert all(mixture.row(name, number).images for name, found in sets.items() for number in range(found.length))
     assert run("check", tmp_path / "mixed.json").exit_code == 0
 
 
@@ -118,7 +120,7 @@ def test_all_layouts_are_listed_with_their_files() -> None:
         assert name in listed
 
 
-@pytest.mark.parametrize("command", ["layouts", "convert", "check", "mix"])
+@pytest.mark.parametrize("command", ["layouts", "convert", "check", "mix", "domains"])
 def test_every_help_teaches_with_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

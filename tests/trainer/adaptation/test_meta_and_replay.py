@@ -13,11 +13,11 @@ from services.trainer.adaptation.meta_file import (
     DataSet,
     MetaFileError,
     check,
-    epoch_rows,
     load_meta,
     save_meta,
 )
 from services.trainer.adaptation.replay import ReplayError, draw_order, mix
+from services.trainer.adaptation.row_file import RowFile
 from services.trainer.adaptation.rows import ConversationRow, Message, RowError, write_rows
 
 pytestmark = pytest.mark.internvl
@@ -34,20 +34,32 @@ def data_set(folder: Path, count: int, **fields: Any) -> DataSet:
 
 
 @pytest.mark.parametrize(
-    ("repeat_time", "ids"),
+    ("repeat_time", "rows"),
     [(1, [0, 1, 2, 3, 4]), (0.5, [0, 1]), (0.1, []), (2, [0, 1, 2, 3, 4] * 2)],
 )
-def test_repeat_factors_keep_the_first_rows_or_repeat_all(tmp_path: Path, repeat_time: float, ids: list[int]) -> None:
+def test_repeat_factors_keep_the_first_rows_or_repeat_all(tmp_path: Path, repeat_time: float, rows: list[int]) -> None:
     found = data_set(tmp_path, 5, repeat_time=repeat_time)
-    assert [row.id for row in epoch_rows(found)] == ids
-    assert found.used_rows == len(ids)
-    assert [found.row_of(place) for place in range(found.used_rows)] == ids
+    assert found.used_rows == len(rows)
+    assert [found.row_of(place) for place in range(found.used_rows)] == rows
+    assert sorted(draw_order({"a": found}, seed=0)) == sorted(("a", row) for row in rows)
 
 
 @pytest.mark.parametrize("there", [0, 3])
-def test_an_epoch_of_fewer_rows_than_promised_is_an_error(tmp_path: Path, there: int) -> None:
+def test_a_file_of_fewer_rows_than_promised_is_an_error(tmp_path: Path, there: int) -> None:
     with pytest.raises(RowError, match=f"has {there} rows, but the meta file says length 5"):
-        list(epoch_rows(data_set(tmp_path, there, length=5)))
+        RowFile(data_set(tmp_path, there, length=5))
+
+
+def test_rows_are_read_by_their_number_past_empty_lines(tmp_path: Path) -> None:
+    found = data_set(tmp_path, 3)
+    file = Path(found.annotation)
+    first, *rest = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([first, "", *rest, "", ""]), encoding="utf-8")
+    rows = RowFile(found)
+    assert [rows[number].id for number in (2, 0, 1)] == [2, 0, 1]
+    file.write_text("\n".join([first, "", "{}", rest[1]]), encoding="utf-8")
+    with pytest.raises(RowError, match="line 3: id"):
+        RowFile(found)[1]
 
 
 def test_a_meta_file_survives_and_moves_with_its_folder(tmp_path: Path) -> None:
@@ -63,7 +75,7 @@ def test_a_meta_file_survives_and_moves_with_its_folder(tmp_path: Path) -> None:
     assert loaded["inside"].model_dump(exclude={"root", "annotation"}) == sets["inside"].model_dump(
         exclude={"root", "annotation"}
     )
-    assert len(list(epoch_rows(loaded["inside"]))) == 1
+    assert RowFile(loaded["inside"])[2].id == 2
 
 
 @pytest.mark.parametrize(

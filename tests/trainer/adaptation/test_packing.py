@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, distributed
 from transformers import LlamaConfig
 
-from services.mllm.config import LanguageSize, MllmConfig, VisionSize
+from services.mllm.config import LanguageSize, MllmConfig
 from services.mllm.conversation import IGNORED
 from services.mllm.model import Mllm
 from services.mllm.tokenizer import MllmTokenizer
+from services.mllm.towers import VisionSize
 from services.trainer.adaptation.loss_reduction import Reduction, mean_loss, reduce_losses
 from services.trainer.adaptation.packed_attention import packed_losses, run_packed, use_packed_attention
 from services.trainer.adaptation.packing import (

@@ -1,4 +1,4 @@
-"""What learns in each mode, and that additions of LoRA start at nothing, learn, and fold into their layers."""
+"""Additions of LoRA start at nothing, learn, and fold into their layers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from transformers import Phi3Config, Phi3Model
 
-from services.mllm.config import LanguageSize, MllmConfig, VisionSize
+from services.mllm.config import LanguageSize, MllmConfig
 from services.mllm.model import Mllm
 from services.mllm.tokenizer import MllmTokenizer
-from services.trainer.adaptation.tuning import LANGUAGE_TARGETS, Mode, add_lora, merge_lora, prepare
+from services.mllm.towers import VisionSize
+from services.trainer.adaptation.tuning import LANGUAGE_TARGETS, add_language_lora, add_lora, merge_lora
 
 pytestmark = pytest.mark.internvl
 
@@ -52,24 +53,9 @@ def step(model: Mllm) -> set[str]:
     return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
 
 
-@pytest.mark.parametrize(
-    ("mode", "tower", "language"), [("full", True, True), ("vit_frozen", False, True), ("lora", False, True)]
-)
-def test_each_mode_trains_what_it_says(model: Mllm, mode: Mode, tower: bool, language: bool) -> None:
-    learning = prepare(model, mode, rank=4)
-    assert learning == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    changed = step(model)
-    assert any("vision_tower" in name for name in changed) is tower
-    assert any("language_model" in name for name in changed) is language
-    assert any("projector" in name for name in changed) is (mode != "lora")
-    if mode == "lora":
-        # The thin matrix that starts at zero learns first; the layers themselves never.
-        assert all(name.endswith((".up", ".down")) for name in changed)
-
-
 def test_lora_changes_nothing_until_it_has_learned(model: Mllm) -> None:
     before = states(model).detach()
-    prepare(model, "lora", rank=4)
+    add_language_lora(model, rank=4)
     torch.testing.assert_close(states(model.eval()), before)
 
 
@@ -77,7 +63,7 @@ def test_merged_weights_answer_like_the_additions_and_load_as_services_load_them
     model: Mllm, tokenizer: MllmTokenizer, tmp_path: Path
 ) -> None:
     names = set(model.state_dict())
-    prepare(model, "lora", rank=4)
+    add_language_lora(model, rank=4)
     for _ in range(3):
         step(model)
     learned = states(model).detach()

@@ -1,0 +1,1 @@
+"""What a teacher is worth: accuracy of small MLLMs with a distilled tower and without, by labelled pictures."""

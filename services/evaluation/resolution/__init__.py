@@ -1,0 +1,1 @@
+"""What high resolution is worth: accuracy by tiles, and what they cost."""

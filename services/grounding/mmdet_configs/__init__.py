@@ -1,0 +1,1 @@
+"""Complete configurations for mmdet with image pyramids as backbones."""

@@ -1,0 +1,1 @@
+"""What the stage ``classification`` learns, and from what."""

@@ -1,0 +1,1 @@
+"""Distilling a small vision tower from a large one (Mini-InternVL, section 3.1)."""

@@ -1,0 +1,1 @@
+"""The small task that shows what an inverted image pyramid is good for."""

@@ -1,0 +1,1 @@
+"""Readers of interleaved corpora in the layouts in which they are published."""
