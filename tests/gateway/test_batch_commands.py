@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,29 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def popen(gateway: LiveGateway, *arguments: str | Path) -> subprocess.Popen[str]:
+@contextmanager
+def popen(gateway: LiveGateway, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, which is gone at the end of the block: the gateway that it may wait for runs in this process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SUPERLINK_")}
     command = [sys.executable, "-m", "superlink", "batch", *map(str, arguments), "--url", gateway.url]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment
-    )
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=environment,
+        preexec_fn=heed_interrupts,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def heed_interrupts() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def run(gateway: LiveGateway, *arguments: str | Path) -> tuple[int, str, str]:
