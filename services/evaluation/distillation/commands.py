@@ -47,6 +47,7 @@ def evaluate_distillation_command(
         align=load_recipe(find_recipe("distillation/tiny_align")),
         tune=load_recipe(find_recipe("distillation/tiny_tune")),
         domain=load_recipe(find_recipe("distillation/tiny_domain")),
+        small_domain=load_recipe(find_recipe("distillation/tiny_domain_small")),
     )
     results = []
     try:

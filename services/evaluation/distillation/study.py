@@ -83,8 +83,9 @@ class StudyRecipes:
     # The small MLLM's two stages.
     align: Recipe
     tune: Recipe
-    # Of either MLLM to the domain.
+    # Of the large MLLM, and of the small one, to the domain.
     domain: Recipe
+    small_domain: Recipe
 
 
 def run_study(
@@ -165,7 +166,7 @@ class _Seed:
             return self._adapt(run, self.recipes.domain, self.domain / "train" / META_FILE, start)
         if run == "taught_domain":
             start = {"mllm": self.folder / f"taught_{_MOST}" / "tune" / "export"}
-            return self._adapt(run, self.recipes.domain, self.domain / "train" / META_FILE, start)
+            return self._adapt(run, self.recipes.small_domain, self.domain / "train" / META_FILE, start)
         tower = {"vision_tower": self.folder / "tower" / "export"} if run == "taught" else {}
         align = self.recipes.align
         if run == "untaught" and align.adaptation is not None:

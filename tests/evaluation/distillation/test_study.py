@@ -36,7 +36,11 @@ def recipes() -> StudyRecipes:
     small = {
         name: load_recipe(find_recipe(f"distillation/tiny_{name}")) for name in ("large", "tower", "align", "tune")
     }
-    return StudyRecipes(**small, domain=load_recipe(find_recipe("distillation/tiny_domain")))
+    domains = {
+        "domain": load_recipe(find_recipe("distillation/tiny_domain")),
+        "small_domain": load_recipe(find_recipe("distillation/tiny_domain_small")),
+    }
+    return StudyRecipes(**small, **domains)
 
 
 def result(run: RunName, labelled: int, seed: int, share: float, parameters: int = 1000) -> RunResult:
