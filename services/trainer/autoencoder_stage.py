@@ -21,7 +21,7 @@ from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.drawings import DRAWING_OPTIONS, draw_drawing, draw_edit_drawing
 from services.trainer.scenes.scene import Scene
 from services.trainer.scenes.sprites import load_sprites
-from services.trainer.stage import Stage
+from services.trainer.stage import SceneStage
 
 # What the latents are shaken by in training: they must mean the same when a denoising network only nearly hits them.
 _LATENT_NOISE = 0.1
@@ -35,7 +35,7 @@ _PIECE_SIDE = 64
 _SCALING_SCENES = 60
 
 
-class AutoencoderStage(Stage):
+class AutoencoderStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:

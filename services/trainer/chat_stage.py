@@ -43,7 +43,7 @@ from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.conversations import TASK_WEIGHTS, draw_conversation
 from services.trainer.scenes.layouts import all_texts
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage, save_parts
+from services.trainer.stage import SceneStage, save_parts
 from services.trainer.vocabularies import Vocabulary, load_vocabularies
 from superlink.configuration import ConfigurationError
 
@@ -92,7 +92,7 @@ class ChatBatch:
     language: list[LanguageBatch]
 
 
-class ChatStage(Stage):
+class ChatStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:

@@ -26,7 +26,7 @@ from services.trainer.recipe import Recipe
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage, save_parts
+from services.trainer.stage import SceneStage, save_parts
 
 _DENSE_WEIGHT = 1.0
 # Noise on the rows, relative to their length: the MLLM's links will never be exact.
@@ -49,7 +49,7 @@ class _Batch:
     cells: tuple[Tensor, ...]
 
 
-class DetectorStage(Stage):
+class DetectorStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:

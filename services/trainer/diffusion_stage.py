@@ -24,7 +24,7 @@ from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.drawings import CONCEPTS, DRAWING_OPTIONS, Drawing, draw_drawing, draw_edit_drawing
 from services.trainer.scenes.scene import Scene
 from services.trainer.scenes.sprites import load_sprites
-from services.trainer.stage import Stage
+from services.trainer.stage import SceneStage
 from services.trainer.vocabularies import fill_vocabulary
 from superlink.configuration import ConfigurationError
 
@@ -43,7 +43,7 @@ class _Sample:
     drawing: Drawing | None
 
 
-class DiffusionStage(Stage):
+class DiffusionStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:

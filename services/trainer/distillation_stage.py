@@ -26,14 +26,14 @@ from services.trainer.distillation.student import make_student, start_from
 from services.trainer.distillation.tower_folder import read_tower
 from services.trainer.recipe import Recipe
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage
+from services.trainer.stage import SceneStage
 from superlink.configuration import ConfigurationError
 
 _START_FROM = {"student", "teacher"}
 _PICTURES_A_PASS = 32
 
 
-class DistillationStage(Stage):
+class DistillationStage(SceneStage):
     """See the module's docstring. ``model`` holds the student and the projections; the teacher stays on disk."""
 
     def __init__(self, recipe: Recipe) -> None:

@@ -45,7 +45,7 @@ from services.trainer.scenes.conversation import Conversation
 from services.trainer.scenes.conversations import TASK_WEIGHTS
 from services.trainer.scenes.figures import without_figures
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage, make_composer, save_parts
+from services.trainer.stage import SceneStage, make_composer, save_parts
 from services.trainer.vocabularies import load_vocabularies
 
 # Decoders' losses are tens of times larger; without this weight they would drown the words in the shared layers.
@@ -78,7 +78,7 @@ class _Batch:
     conversations: int
 
 
-class JointStage(Stage):
+class JointStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:

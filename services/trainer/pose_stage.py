@@ -33,7 +33,7 @@ from services.trainer.scenes.pose_names import FIGURE_NAMES, POSE_NAMES
 from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene
 from services.trainer.scenes.skeletons import SKELETONS
-from services.trainer.stage import Stage, make_composer
+from services.trainer.stage import SceneStage, make_composer
 from services.trainer.vocabularies import fill_vocabulary
 
 _MAPS_WEIGHT = 1.0
@@ -59,7 +59,7 @@ class _Batch:
     maps: Tensor
 
 
-class PoseStage(Stage):
+class PoseStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:

@@ -31,7 +31,7 @@ from services.trainer.scenes.referring import members
 from services.trainer.scenes.scene import Scene, SceneObject
 from services.trainer.segment_names import REGION_ROW, SEGMENT_NAMES
 from services.trainer.segmentation_evaluation import evaluate_segmenter
-from services.trainer.stage import Stage
+from services.trainer.stage import SceneStage
 from services.trainer.vocabularies import fill_vocabulary
 
 _VOCABULARY = "vocabulary.weight"
@@ -65,7 +65,7 @@ class _Batch:
     regions: GroupRegions
 
 
-class SegmenterStage(Stage):
+class SegmenterStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:

@@ -33,25 +33,13 @@ class Stage(ABC):
         """Paths of the modules of ``model`` that do not learn."""
         return self.recipe.frozen
 
+    @abstractmethod
     def training_data(self) -> Dataset[Any]:
         """Samples by number. It keeps no state, so that a resumed run can start anywhere."""
-        return SceneStream(self, self.recipe.data)
 
+    @abstractmethod
     def held_out(self) -> Sequence[Any]:
         """What ``evaluate`` is given."""
-        composer = make_composer(self.recipe.data)
-        return [composer.compose(_VALIDATION_SEED_START + number) for number in range(self.recipe.evaluation.scenes)]
-
-    def compose(self, composer: Composer, seed: int) -> Any:
-        """What sample ``seed`` is about, a scene for most; runs in a data process."""
-        return composer.compose(seed)
-
-    def prepare(self, scene: Any, seed: int) -> Any:
-        """Turn what ``compose`` made into a training sample; runs in a data process, on nothing but its arguments.
-
-        Stages that bring ``training_data`` of their own have no use for it.
-        """
-        raise NotImplementedError
 
     @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Any:
@@ -66,17 +54,38 @@ class Stage(ABC):
 
     @abstractmethod
     def evaluate(self, scenes: Sequence[Any]) -> dict[str, float]:
-        """Figures on what is held out, scenes for most; for TensorBoard and the log."""
+        """Figures on what is held out, for TensorBoard and the log."""
 
     @abstractmethod
     def export(self, folder: Path) -> None:
         """Write what the services load."""
 
 
+class SceneStage(Stage):
+    """A stage that learns from composed scenes."""
+
+    def training_data(self) -> Dataset[Any]:
+        """See ``SceneStream``."""
+        return SceneStream(self, self.recipe.data)
+
+    def held_out(self) -> Sequence[Any]:
+        """Scenes that are never trained on."""
+        composer = make_composer(self.recipe.data)
+        return [composer.compose(_VALIDATION_SEED_START + number) for number in range(self.recipe.evaluation.scenes)]
+
+    def compose(self, composer: Composer, seed: int) -> Any:
+        """What sample ``seed`` is about, a scene for most; runs in a data process."""
+        return composer.compose(seed)
+
+    @abstractmethod
+    def prepare(self, scene: Any, seed: int) -> Any:
+        """Turn what ``compose`` made into a training sample; runs in a data process, on nothing but its arguments."""
+
+
 class SceneStream(Dataset[Any]):
     """Sample ``index`` is made from scene seed ``first_seed + index``: it keeps no state, so it can start anywhere."""
 
-    def __init__(self, stage: Stage, data: Data) -> None:
+    def __init__(self, stage: SceneStage, data: Data) -> None:
         self.stage = stage
         self.first_seed = data.first_seed
         self.composer = make_composer(data)

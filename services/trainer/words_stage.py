@@ -30,7 +30,7 @@ from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.conversations import draw_conversation
 from services.trainer.scenes.layouts import random_layout
 from services.trainer.scenes.scene import Scene
-from services.trainer.stage import Stage
+from services.trainer.stage import SceneStage
 from services.trainer.vocabularies import load_vocabularies
 
 # Tasks whose answers follow from the words, or from the observation, alone. Lists are the hardest to learn.
@@ -62,7 +62,7 @@ _TASKS = {
 }
 
 
-class WordsStage(Stage):
+class WordsStage(SceneStage):
     """See the module's docstring."""
 
     def __init__(self, recipe: Recipe) -> None:
