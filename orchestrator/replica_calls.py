@@ -102,6 +102,14 @@ class ReplicaCalls(Generic[Stub]):
                 async for event in events:
                     yield event
         except SuperlinkError as error:
+            if (
+                error.status is grpc.StatusCode.DEADLINE_EXCEEDED
+                and first_event_s is None
+                and replica.is_out_of_reach()
+            ):
+                # Its time went by while it waited for a connection.
+                outcome = Outcome.UNREACHABLE
+                raise self._pool.unavailable() from error
             outcome = _outcome_of(error, first_event_s is None and replica.has_hung(time.monotonic() - began))
             raise
         finally:

@@ -104,6 +104,13 @@ class Replica(Generic[Stub]):
                 service=service,
             )
 
+    def is_out_of_reach(self) -> bool:
+        """Whether there is no connection to it though one was tried; a call that still waits has not been sent."""
+        return self.channel.get_state() in (
+            grpc.ChannelConnectivity.CONNECTING,
+            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+        )
+
     def has_hung(self, seconds: float) -> bool:
         """Whether a call that got nothing in ``seconds`` should have got something."""
         return seconds >= max(HUNG_AFTER_S, HUNG_FACTOR * (median(self.times) if self.times else 0.0))

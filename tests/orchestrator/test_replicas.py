@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -229,6 +230,19 @@ async def test_deadlines_hold_when_the_network_swallows_everything(timeout_s: fl
     # The orchestrator said it, before the caller's own clock ran out.
     assert (error.code, error.service, error.hop) == ("deadline_exceeded", "detection", "orchestrator>detection")
     assert 0.8 * timeout_s < took_s < timeout_s
+
+
+async def test_a_call_that_never_got_a_connection_says_so_when_its_time_is_up() -> None:
+    async with worker_processes(11) as [worker], replicated([worker.address]) as deployment:
+        assert await deployment.ask() == 11
+        await worker.kill()
+        host, _, port = worker.address.rpartition(":")
+        # The port is taken by what accepts connections and says nothing.
+        with socket.create_server((host, int(port))), pytest.raises(grpc.aio.AioRpcError) as caught:
+            await deployment.ask(timeout_s=1)
+
+    error = from_rpc_error(caught.value, "orchestrator")
+    assert (error.code, error.service) == ("decoder_unavailable", "detection")
 
 
 async def test_an_answer_keeps_its_deadline_and_is_whole_when_its_tool_is_swallowed() -> None:
