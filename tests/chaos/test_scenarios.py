@@ -32,6 +32,7 @@ def check(rows: Sequence[Row]) -> None:
         pytest.skip(rows[0].measured)
 
 
+@pytest.mark.slow
 async def test_a_killed_tool_is_missed_by_nobody_else_and_soon_back(stack: ChaosStack) -> None:
     check(await killed_services.run(stack, print, ["detection"]))
 

@@ -145,6 +145,7 @@ def _bring_back(folder: Path) -> None:
     folder.with_name(f"{folder.name}-away").rename(folder)
 
 
+@pytest.mark.slow
 async def test_redis_without_memory_is_named_and_nothing_is_lost(
     gateway: LiveGateway, redis: LiveRedis, tmp_path: Path
 ) -> None:

@@ -165,6 +165,7 @@ async def test_the_limits_are_those_of_all_gateways_together(keyed: LiveGateway,
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 async def test_places_are_renewed_while_a_request_runs_and_free_soon_after_a_crash(
     keyed: LiveGateway, redis_server: LiveRedis, tmp_path: Path
 ) -> None:
