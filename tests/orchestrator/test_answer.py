@@ -282,7 +282,7 @@ async def test_a_slow_decoder_fails_alone_before_the_deadline(
     deployment.detection.script = lambda request: [asyncio.Event()]
     deployment.mllm.rounds = [[text("dog"), group("dog", 0), finish()]]
 
-    events = await ask(orchestrator, timeout_s=0.4)
+    events = await ask(orchestrator, timeout_s=1)
 
     [failure] = of_kind(events, "tool_failure")
     assert (failure.error.code, failure.error.service) == ("deadline_exceeded", "detection")
@@ -295,7 +295,7 @@ async def test_a_slow_model_is_an_error(deployment: ScriptedDeployment, orchestr
     deployment.mllm.rounds = [[text("dog"), asyncio.Event()]]
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await ask(orchestrator, timeout_s=0.4)
+        await ask(orchestrator, timeout_s=1)
 
     error = from_rpc_error(caught.value, "orchestrator")
     assert (error.code, error.service) == ("deadline_exceeded", "mllm")
