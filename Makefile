@@ -33,7 +33,7 @@ demo: setup ## Start the stack, ask every tool one question about a sample image
 up: setup ## Start the stack and leave it running until Ctrl-C
 	@$(BIN)/superlink up --profile $(PROFILE)
 
-test: setup ## Run the tests, without those marked slow (ten minutes on two cores)
+test: setup ## Run the tests, without those marked slow (some eighteen minutes on two cores)
 	@echo "==> Running the tests"
 	@$(BIN)/python -m pytest -m "not slow and not public_checkpoints"
 
