@@ -14,6 +14,7 @@ from services.trainer.image_pyramid.plan import ImagePyramidPlan
 from services.trainer.image_pyramid_stage import ImagePyramidStage
 from services.trainer.loop import train
 from services.trainer.recipe import Checkpoints, Data, Evaluation, Recipe, Schedule, load_recipe
+from services.trainer.stages import make_stage
 from superlink.configuration import ConfigurationError
 
 pytestmark = pytest.mark.backbones
@@ -87,6 +88,16 @@ def test_the_finest_branch_alone_learns_of_the_others_through_interactions_only(
         assert (coarse is not None and bool(coarse.any())) is reached
 
 
+def test_the_pair_read_from_its_finest_branch_differs_in_its_interactions_alone() -> None:
+    met, apart = (load_recipe(RECIPES / f"finest_{name}.yaml").model_dump() for name in ("met", "apart"))
+    assert met["schedule"].pop("learning_rate_factors").keys() == {"classifier.pyramid.units"}
+    del apart["schedule"]["learning_rate_factors"]
+    assert met["image_pyramid"]["piip"]["interaction"].pop("stages") > 0
+    assert apart["image_pyramid"]["piip"]["interaction"].pop("stages") == 0
+    assert met.pop("name") != apart.pop("name")
+    assert met == apart
+
+
 def test_no_branch_sees_more_than_its_resolution() -> None:
     stage = ImagePyramidStage(load_recipe(RECIPES / "direct.yaml"))
     sides = []
@@ -106,6 +117,16 @@ def test_an_inverted_pyramid_beats_its_opposite(tmp_path: Path) -> None:
     assert figures["direct"]["mega_macs"] == pytest.approx(figures["inverted"]["mega_macs"], rel=0.1)
     assert figures["inverted"]["foreground_accuracy"] >= 0.9
     assert figures["inverted"]["foreground_accuracy"] - figures["direct"]["foreground_accuracy"] >= 0.2
+
+
+@pytest.mark.slow
+def test_context_arrives_in_the_finest_branch_through_interactions_only(tmp_path: Path) -> None:
+    figures = {}
+    for name in ("finest_met", "finest_apart"):
+        recipe = load_recipe(RECIPES / f"{name}.yaml")
+        figures[name] = train(recipe, make_stage(recipe), tmp_path / name)
+    assert figures["finest_met"]["context_accuracy"] >= 0.5
+    assert figures["finest_apart"]["context_accuracy"] <= 0.35
 
 
 @pytest.mark.parametrize(
