@@ -25,6 +25,7 @@ from services.evaluation.resolution.commands import evaluate_resolution_command,
 from services.evaluation.runs_table import RunsTableError, runs_table
 from services.evaluation.scenes_evaluation import evaluate_scenes, write_failures
 from services.evaluation.scenes_set import SceneSet, SceneSetError, load_scene_set
+from services.evaluation.towers.commands import evaluate_towers_command
 from superlink.cli.console import fail, notes, output
 from superlink.cli.options import (
     DEFAULT_PROFILE,
@@ -140,6 +141,7 @@ evaluate.command("conversations")(judge_conversations_command)
 evaluate.command("replay")(study_replay_command)
 evaluate.command("resolution")(evaluate_resolution_command)
 evaluate.command("distillation")(evaluate_distillation_command)
+evaluate.command("towers")(evaluate_towers_command)
 scenes.command("shapes")(make_shapes_command)
 
 

@@ -52,6 +52,11 @@ def read_evaluation(run: Path, step: int | None = None) -> Evaluation:
     return Evaluation(wanted, float(line["seconds"]), figures)
 
 
+def recipe_of(run: Path) -> str:
+    """The last part of the name of the recipe that ``run`` trained by."""
+    return _SEED.sub("", run.name)
+
+
 def by_recipe(
     runs: Sequence[Path], figures: Sequence[str] = (), step: int | None = None
 ) -> tuple[dict[str, list[Evaluation]], list[str]]:
@@ -61,7 +66,7 @@ def by_recipe(
     """
     rows: dict[str, list[Evaluation]] = {}
     for run in runs:
-        rows.setdefault(_SEED.sub("", run.name), []).append(read_evaluation(run, step))
+        rows.setdefault(recipe_of(run), []).append(read_evaluation(run, step))
     everything = [evaluation for evaluations in rows.values() for evaluation in evaluations]
     common = [name for name in everything[0].figures if all(name in other.figures for other in everything)]
     missing = [name for name in figures if name not in common]

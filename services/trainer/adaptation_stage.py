@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
+from services.backbones.defocus.drop_path import drop_path_rates
+from services.backbones.defocus.tower import SectionedTower
 from services.backbones.internvit import set_drop_path
 from services.mllm.conversation import IGNORED
 from services.mllm.model import Mllm
@@ -21,7 +23,7 @@ from services.mllm.tokenizer import MllmTokenizer
 from services.runtime.weights import load_weights
 from services.trainer.adaptation.loss_reduction import mean_loss
 from services.trainer.adaptation.meta_file import load_meta
-from services.trainer.adaptation.new_model import make_model
+from services.trainer.adaptation.new_model import give_new_tower, make_model
 from services.trainer.adaptation.packed_attention import packed_losses, run_packed, use_packed_attention
 from services.trainer.adaptation.packing import PackedBatch, collate_pack, form_packs
 from services.trainer.adaptation.plan import Adaptation
@@ -174,10 +176,14 @@ def _start(recipe: Recipe, plan: Adaptation) -> tuple[Mllm, MllmTokenizer]:
         )
     if ("mllm" in recipe.start_from) == (plan.new_model is not None):
         raise ConfigurationError("start_from.mllm, adaptation.new_model: exactly one of them says which model learns.")
-    if plan.new_model is None:
-        mllm, tokenizer = Mllm.load(recipe.start_from["mllm"])
-    else:
+    if plan.new_model is not None and plan.new_tower is not None:
+        raise ConfigurationError("adaptation.new_tower: a new model says what its tower is: new_model.vision.")
+    if plan.new_model is not None:
         mllm, tokenizer = make_model(plan.new_model, recipe.seed)
+    elif plan.new_tower is not None:
+        mllm, tokenizer = give_new_tower(recipe.start_from["mllm"], plan.new_tower, recipe.seed)
+    else:
+        mllm, tokenizer = Mllm.load(recipe.start_from["mllm"])
     if "vision_tower" in recipe.start_from:
         load_weights(mllm.internvl.model.vision_tower, recipe.start_from["vision_tower"])
     load_branches(mllm.internvl.model.vision_tower, recipe.start_from)
@@ -185,9 +191,16 @@ def _start(recipe: Recipe, plan: Adaptation) -> tuple[Mllm, MllmTokenizer]:
 
 
 def _drop_paths(tower: nn.Module, rate: float) -> None:
-    if not isinstance(tower, InternVLVisionModel):
-        raise ConfigurationError("adaptation.drop_path: only InternViT towers have stochastic depth here; set it to 0.")
-    set_drop_path(tower, rate)
+    """Stochastic depth from 0 in the first layer to ``rate`` in the last. Raises ConfigurationError."""
+    if isinstance(tower, InternVLVisionModel):
+        set_drop_path(tower, rate)
+    elif isinstance(tower, SectionedTower):
+        tower.encoder.set_drop_path(drop_path_rates(0, 1, tower.encoder.config.depth, rate, rate))
+    else:
+        raise ConfigurationError(
+            "adaptation.drop_path: only InternViT and De-focus towers take it; set it to 0. Branches and interactions "
+            "of image pyramids have a drop_path of their own."
+        )
 
 
 def _share(answers: Sequence[Tensor]) -> float:

@@ -55,6 +55,13 @@ class NewModel(Section):
     language: LanguageSize = LanguageSize()
 
 
+class NewTower(Section):
+    """A vision tower that begins at random, and a projector, in place of those of ``start_from.mllm``."""
+
+    tile_size: PositiveInt
+    vision: Tower
+
+
 class Adaptation(Section):
     """The adaptation stage; a sample is a row of the meta file."""
 
@@ -79,6 +86,8 @@ class Adaptation(Section):
     gradient_checkpointing: bool = False
     # In place of ``start_from.mllm``.
     new_model: NewModel | None = None
+    # Of ``start_from.mllm`` words, links and tokenizer stay.
+    new_tower: NewTower | None = None
 
     @model_validator(mode="after")
     def _rank_belongs_to_lora(self) -> Adaptation:
