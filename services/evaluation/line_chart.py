@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colours, which people tell apart whatever colours they see.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _INCHES_A_PANEL = (4.2, 3.4)
+# From a point to the next line's at the same name, where names are 1 apart.
+_SIDE_BY_SIDE = 0.12
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart. ``ticks``: where the x axis has a number; it is then scaled by their order of magnitude."""
+    """One chart.
+
+    ``ticks``: where the x axis has a number; it is then scaled by their order of magnitude. ``names``: what stands at
+    0, 1, 2 … of it; points are then not joined, and those of several lines stand side by side.
+    """
 
     title: str
     x_label: str
     y_label: str
     lines: Sequence[Line]
     ticks: Sequence[float] = ()
+    names: Sequence[str] = ()
 
 
 def draw_panels(file: Path, panels: Sequence[Panel]) -> None:
@@ -45,11 +52,20 @@ def draw_panels(file: Path, panels: Sequence[Panel]) -> None:
             axes.set_xlabel(panel.x_label)
             axes.set_ylabel(panel.y_label)
             axes.grid(alpha=0.3)
-            for line, colour in zip(panel.lines, _COLOURS, strict=False):
-                places = [x for x, _ in line.points]
-                axes.plot(places, [mean(seeds) for _, seeds in line.points], "o-", color=colour, label=line.name)
+            for number, (line, colour) in enumerate(zip(panel.lines, _COLOURS, strict=False)):
+                means = [mean(seeds) for _, seeds in line.points]
                 lowest, highest = ([pick(seeds) for _, seeds in line.points] for pick in (min, max))
+                if panel.names:
+                    places = [x + _SIDE_BY_SIDE * number for x, _ in line.points]
+                    axes.plot(places, means, "o", color=colour, label=line.name)
+                    axes.vlines(places, lowest, highest, color=colour, alpha=0.5)
+                    continue
+                places = [x for x, _ in line.points]
+                axes.plot(places, means, "o-", color=colour, label=line.name)
                 axes.fill_between(places, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+            if panel.names:
+                axes.set_xticks(range(len(panel.names)), panel.names)
+                axes.set_ylim(0, 1.1 * axes.dataLim.y1)
             if panel.ticks:
                 axes.set_xscale("log")
                 axes.set_xticks(list(panel.ticks), [f"{tick:g}" for tick in panel.ticks], minor=False)

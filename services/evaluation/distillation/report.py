@@ -9,28 +9,32 @@ from statistics import mean, stdev
 from rich.table import Table
 
 from services.evaluation.distillation.study import SMALL_RUNS, RunName, RunResult
+from services.trainer.adaptation.domains.making import DOMAINS
 
 _NAMES: dict[RunName, str] = {
     "large": "large",
     "taught": "small, distilled tower",
     "untaught": "small, new tower",
-    "large_domain": "large, adapted",
-    "taught_domain": "small, distilled tower, adapted",
 }
+# The small model, and the large one whose score it should keep.
+_COMPARED: tuple[RunName, RunName] = ("taught", "large")
+# What models are judged on; see ``RunResult.domain``.
+_PLACES: dict[str | None, str] = {None: "the pictures"} | {domain: domain for domain in DOMAINS}
 # Kinds of questions about the pictures.
 _KINDS = ("naming", "colour")
 
 
 def study_table(results: Sequence[RunResult]) -> Table:
     """A row a model: mean shares of right answers over seeds, and standard deviations."""
-    table = Table("model", "labelled", "seeds", "parameters", "right", *_KINDS, "s")
-    for run, name in _NAMES.items():
-        for labelled in sorted({result.labelled for result in _of(results, run)}):
-            own = [result for result in _of(results, run) if result.labelled == labelled]
-            kinds = [spread([each.figures[kind] for each in own]) if kind in own[0].figures else "" for kind in _KINDS]
-            right = spread([each.answers for each in own])
-            seconds = f"{mean(each.seconds for each in own):.0f}"
-            table.add_row(name, str(labelled), str(len(own)), f"{own[0].parameters:,}", right, *kinds, seconds)
+    table = Table("model", "labelled", "adapted to", "seeds", "parameters", "right", *_KINDS, "s")
+    for domain in _PLACES:
+        for run, name in _NAMES.items():
+            for labelled in sorted({result.labelled for result in _of(results, run, domain)}):
+                own = [result for result in _of(results, run, domain) if result.labelled == labelled]
+                kinds = ["" if domain else spread([each.figures[kind] for each in own]) for kind in _KINDS]
+                right = spread([each.answers for each in own])
+                parameters, seconds = f"{own[0].parameters:,}", f"{mean(each.seconds for each in own):.0f}"
+                table.add_row(name, str(labelled), domain or "", str(len(own)), parameters, right, *kinds, seconds)
     return table
 
 
@@ -43,21 +47,18 @@ def conclusions(results: Sequence[RunResult]) -> list[str]:
             f"Distilled towers ({towers[0].parameters:,} parameters): cosine similarity on held-out pictures "
             f"{spread([each.figures['cosine'] for each in towers])}."
         )
-    for small, large, where in (
-        ("taught", "large", "the pictures"),
-        ("taught_domain", "large_domain", "the adapted domain"),
-    ):
-        shares, sizes = _kept(results, small, large)
+    for domain, place in _PLACES.items():
+        shares, sizes = _kept(results, domain)
         if shares:
             sentences.append(
                 f"With {mean(sizes):.1%} of the large model's parameters the small one keeps {spread(shares)} of its "
-                f"score on {where}, at least {min(shares):.3f}."
+                f"score on {place}, at least {min(shares):.3f}."
             )
     return sentences
 
 
 def draw_study(results: Sequence[RunResult], file: Path) -> None:
-    """Right answers over labelled pictures: the mean of seeds, and from lowest to highest."""
+    """Right answers over labelled pictures, and in each domain: the mean of seeds, and from lowest to highest."""
     # The table does without it.
     from services.evaluation.line_chart import Line, Panel, draw_panels
 
@@ -74,8 +75,24 @@ def draw_study(results: Sequence[RunResult], file: Path) -> None:
         for run in SMALL_RUNS
     ]
     large = [each.answers for each in _of(results, "large")]
-    lines.append(Line(f"large, {max(counts)} labelled", [(count, large) for count in counts]))
-    draw_panels(file, [Panel("Held-out pictures", "labelled pictures", "right answers", lines, counts)])
+    # Second, as in the other panel: colours go by order.
+    lines.insert(1, Line(f"large, {max(counts)} labelled", [(count, large) for count in counts]))
+    adapted = [
+        Line(
+            _NAMES[run],
+            [
+                (place, [each.answers for each in _of(results, run, domain)])
+                for place, domain in enumerate(DOMAINS)
+                if _of(results, run, domain)
+            ],
+        )
+        for run in _COMPARED
+    ]
+    panels = [
+        Panel("Held-out pictures", "labelled pictures", "right answers", lines, counts),
+        Panel("Adapted to a domain", "", "right answers", adapted, names=DOMAINS),
+    ]
+    draw_panels(file, panels)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -83,16 +100,17 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.3f}" if len(values) == 1 else f"{mean(values):.3f} ± {stdev(values):.3f}"
 
 
-def _of(results: Sequence[RunResult], run: str) -> list[RunResult]:
-    return [result for result in results if result.run == run]
+def _of(results: Sequence[RunResult], run: RunName, domain: str | None = None) -> list[RunResult]:
+    return [result for result in results if (result.run, result.domain) == (run, domain)]
 
 
-def _kept(results: Sequence[RunResult], small: str, large: str) -> tuple[list[float], list[float]]:
+def _kept(results: Sequence[RunResult], domain: str | None) -> tuple[list[float], list[float]]:
     """For every seed that has both, learned from equally many labels: shares of the score, and of the parameters."""
+    small, large = _COMPARED
     pairs = [
         (own, other)
-        for other in _of(results, large)
-        for own in _of(results, small)
+        for other in _of(results, large, domain)
+        for own in _of(results, small, domain)
         if (own.seed, own.labelled) == (other.seed, other.labelled) and other.answers
     ]
     return [own.answers / other.answers for own, other in pairs], [

@@ -2,7 +2,8 @@
 
 For every seed a large MLLM learns from all labelled pictures, and its vision tower teaches a small one on the same
 pictures without what is said about them. Small MLLMs then learn from few and from many labelled pictures, with that
-tower or with a new one, in as many steps. Results are written as they are there.
+tower or with a new one, in as many steps. The large one and the best small one are then adapted to each small domain.
+Results are written as they are there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from services.evaluation.adaptation.answering import answer_sets
 from services.evaluation.distillation.set_making import make_quarters_set
 from services.mllm.model import Mllm
 from services.trainer.adaptation.conversion import META_FILE
-from services.trainer.adaptation.domains.making import make_domains
+from services.trainer.adaptation.domains.making import DOMAINS, make_domains
 from services.trainer.adaptation.meta_file import load_meta
 from services.trainer.loop import train
 from services.trainer.recipe import Recipe
@@ -32,24 +33,35 @@ from superlink.configuration import ConfigurationError
 # Labelled pictures that small models learn from; the last number is how many the large one has.
 LABELLED = (200, 2000)
 _TEST_PICTURES = 150
-_DOMAIN = "handwriting"
 
 # "tower": the distillation itself. "taught": a small MLLM with the distilled tower. "untaught": with a new one, which
-# learns in the first stage too: frozen, it would only be in the way. "…_domain": adapted to handwriting.
-RunName = Literal["large", "tower", "taught", "untaught", "large_domain", "taught_domain"]
+# learns in the first stage too: frozen, it would only be in the way.
+RunName = Literal["large", "tower", "taught", "untaught"]
 SMALL_RUNS: tuple[RunName, ...] = ("taught", "untaught")
 _MOST = max(LABELLED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of the study; every seed has each."""
+
+    model: RunName
+    # Pictures that it learns from; of an adapted model, those that it learned from before.
+    labelled: int = _MOST
+    # What it is adapted to.
+    domain: str | None = None
+
+
 # Each after those that it goes on from. First, for all seeds, what the study is about; then the rest.
-_FIRST_RUNS: tuple[tuple[RunName, int], ...] = (
-    ("large", _MOST),
-    ("tower", _MOST),
-    *((run, min(LABELLED)) for run in SMALL_RUNS),
-    ("taught", _MOST),
+_FIRST_RUNS = (
+    Run("large"),
+    Run("tower"),
+    *(Run(model, min(LABELLED)) for model in SMALL_RUNS),
+    Run("taught"),
 )
-_OTHER_RUNS: tuple[tuple[RunName, int], ...] = (
-    ("large_domain", _MOST),
-    ("taught_domain", _MOST),
-    *((run, labelled) for labelled in LABELLED for run in SMALL_RUNS if (run, labelled) not in _FIRST_RUNS),
+_OTHER_RUNS = (
+    *(Run(model, domain=domain) for domain in DOMAINS for model in ("large", "taught")),
+    Run("untaught"),
 )
 
 
@@ -60,6 +72,8 @@ class RunResult(BaseModel):
 
     run: RunName
     labelled: int
+    # What it was adapted to, and is judged on; none: the pictures.
+    domain: str | None = None
     seed: int
     # Of the MLLM, or of the tower alone.
     parameters: int
@@ -83,8 +97,8 @@ class StudyRecipes:
     # The small MLLM's two stages.
     align: Recipe
     tune: Recipe
-    # Of the large MLLM, and of the small one, to the domain.
-    domain: Recipe
+    # Of the large MLLM, by domain, and of the small one, to any of them.
+    domains: Mapping[str, Recipe]
     small_domain: Recipe
 
 
@@ -98,12 +112,12 @@ def run_study(
     results = folder / "results.jsonl"
     known = read_results(results) if results.exists() else []
     yield from known
-    done = {(result.run, result.labelled, result.seed) for result in known}
-    wanted = [(seed, *run) for runs in (_FIRST_RUNS, _OTHER_RUNS) for seed in seeds for run in runs]
-    for seed, run, labelled in wanted:
-        if (run, labelled, seed) in done:
+    done = {(result.seed, Run(result.run, result.labelled, result.domain)) for result in known}
+    wanted = [(seed, run) for runs in (_FIRST_RUNS, _OTHER_RUNS) for seed in seeds for run in runs]
+    for seed, run in wanted:
+        if (seed, run) in done:
             continue
-        result = _Seed(recipes, seed, folder, composer, told).result(run, labelled)
+        result = _Seed(recipes, seed, folder, composer, told).result(run)
         with results.open("a", encoding="utf-8") as lines:
             lines.write(result.model_dump_json() + "\n")
         yield result
@@ -123,25 +137,26 @@ class _Seed:
         self.recipes, self.seed, self.composer, self.told = recipes, seed, composer, told
         self.folder = folder / f"seed{seed}"
         self.set = self.folder / "set"
-        self.domain = folder / "domains" / _DOMAIN
+        self.domains = folder / "domains"
 
-    def result(self, run: RunName, labelled: int) -> RunResult:
+    def result(self, run: Run) -> RunResult:
         """Train ``run``, from its newest checkpoint on where it has one, and judge it."""
         self._draw()
         began = time.monotonic()
-        if run == "tower":
-            stage = self._train(run, self.recipes.tower, {"teacher": self.folder / "large" / "export"})
+        if run.model == "tower":
+            stage = self._train("tower", self.recipes.tower, {"teacher": self.folder / "large" / "export"})
             network, seconds = stage.model.get_submodule("student"), time.monotonic() - began
             figures = stage.evaluate(stage.held_out())
         else:
-            export = self._mllm(run, labelled)
+            export = self._adapted(run, run.domain) if run.domain else self._mllm(run)
             seconds = time.monotonic() - began
             network, tokenizer = Mllm.load(export)
-            test = load_meta((self.domain if run.endswith("_domain") else self.set) / "test" / META_FILE)
+            test = load_meta((self.domains / run.domain if run.domain else self.set) / "test" / META_FILE)
             figures = accuracy(answer_sets(network, tokenizer, test, 1, None, lambda _: None))
         return RunResult(
-            run=run,
-            labelled=labelled,
+            run=run.model,
+            labelled=run.labelled,
+            domain=run.domain,
             seed=self.seed,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             seconds=round(seconds, 1),
@@ -149,31 +164,36 @@ class _Seed:
         )
 
     def _draw(self) -> None:
-        """Pictures and conversations, unless they are there; the domain is the same for every seed."""
-        if not (self.domain / "test" / META_FILE).is_file():
-            self.told("drawing the domain")
-            make_domains(self.domain.parent, lambda _: None)
+        """Pictures and conversations, unless they are there; the domains are the same for every seed."""
+        # The last that is made.
+        if not (self.domains / DOMAINS[-1] / "test" / META_FILE).is_file():
+            self.told("drawing the domains")
+            make_domains(self.domains, lambda _: None)
         if not (self.set / "test" / META_FILE).is_file():
             self.told(f"seed {self.seed}: drawing pictures")
             make_quarters_set(self.set, self.composer, self.seed, LABELLED, _TEST_PICTURES, lambda _: None)
 
-    def _mllm(self, run: RunName, labelled: int) -> Path:
-        """The export of a trained MLLM."""
-        if run == "large":
-            return self._adapt(run, self.recipes.large, self._labelled(labelled), self.recipes.large.start_from)
-        if run == "large_domain":
-            start = {"mllm": self.folder / "large" / "export"}
-            return self._adapt(run, self.recipes.domain, self.domain / "train" / META_FILE, start)
-        if run == "taught_domain":
-            start = {"mllm": self.folder / f"taught_{_MOST}" / "tune" / "export"}
-            return self._adapt(run, self.recipes.small_domain, self.domain / "train" / META_FILE, start)
-        tower = {"vision_tower": self.folder / "tower" / "export"} if run == "taught" else {}
+    def _adapted(self, run: Run, domain: str) -> Path:
+        """The export of an MLLM that goes on from the one that learned from the pictures."""
+        large = run.model == "large"
+        before = self.folder / ("large" if large else f"{run.model}_{run.labelled}/tune") / "export"
+        recipe = self.recipes.domains[domain] if large else self.recipes.small_domain
+        meta = self.domains / domain / "train" / META_FILE
+        return self._adapt(f"{run.model}_{domain}", recipe, meta, {"mllm": before})
+
+    def _mllm(self, run: Run) -> Path:
+        """The export of an MLLM that learned from the pictures."""
+        labelled = self._labelled(run.labelled)
+        if run.model == "large":
+            return self._adapt("large", self.recipes.large, labelled, self.recipes.large.start_from)
+        tower = {"vision_tower": self.folder / "tower" / "export"} if run.model == "taught" else {}
         align = self.recipes.align
-        if run == "untaught" and align.adaptation is not None:
+        if run.model == "untaught" and align.adaptation is not None:
             plan = align.adaptation.model_copy(update={"trains": "full"})
             align = align.model_copy(update={"adaptation": plan})
-        aligned = self._adapt(f"{run}_{labelled}/align", align, self._labelled(labelled), tower)
-        return self._adapt(f"{run}_{labelled}/tune", self.recipes.tune, self._labelled(labelled), {"mllm": aligned})
+        name = f"{run.model}_{run.labelled}"
+        aligned = self._adapt(f"{name}/align", align, labelled, tower)
+        return self._adapt(f"{name}/tune", self.recipes.tune, labelled, {"mllm": aligned})
 
     def _labelled(self, pictures: int) -> Path:
         return self.set / f"train_{pictures}" / META_FILE
@@ -185,7 +205,8 @@ class _Seed:
             raise ConfigurationError(f"{recipe.name}: adaptation: missing; the study trains recipes of that stage.")
         changes: dict[str, Any] = {"meta": meta, "held_out": None, "replay": None}
         if plan.new_model is not None:
-            texts = self._labelled(_MOST), self.domain / "train" / META_FILE
+            # Of the other domains it has letters and digits; words it spells.
+            texts = self._labelled(_MOST), self.domains / "handwriting" / "train" / META_FILE
             changes["new_model"] = plan.new_model.model_copy(update={"texts": texts})
         adapted = recipe.model_copy(update={"adaptation": plan.model_copy(update=changes)})
         self._train(name, adapted, start or {})

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.evaluation.distillation.report import conclusions, draw_study
+from services.evaluation.distillation.report import conclusions, draw_study, study_table
 from services.evaluation.distillation.set_making import make_quarters_set
 from services.evaluation.distillation.study import LABELLED, SMALL_RUNS, RunName, RunResult, StudyRecipes, run_study
 from services.mllm.config import DEFAULT_ROUTES, MllmConfig
 from services.mllm.model import Mllm
-from services.runtime.weights import read_config
-from services.trainer.adaptation.meta_file import DataSet, load_meta
+from services.runtime.weights import WeightsError, read_config
+from services.trainer.adaptation.domains.making import DOMAINS
+from services.trainer.adaptation.meta_file import DataSet, load_meta, save_meta
 from services.trainer.adaptation.rows import ConversationRow, read_rows
 from services.trainer.commands import find_recipe
 from services.trainer.recipe import load_recipe
@@ -36,16 +37,28 @@ def recipes() -> StudyRecipes:
     small = {
         name: load_recipe(find_recipe(f"distillation/tiny_{name}")) for name in ("large", "tower", "align", "tune")
     }
-    domains = {
-        "domain": load_recipe(find_recipe("distillation/tiny_domain")),
-        "small_domain": load_recipe(find_recipe("distillation/tiny_domain_small")),
-    }
-    return StudyRecipes(**small, **domains)
+    return StudyRecipes(
+        **small,
+        domains=dict.fromkeys(DOMAINS, load_recipe(find_recipe("distillation/tiny_domain"))),
+        small_domain=load_recipe(find_recipe("distillation/tiny_domain_small")),
+    )
 
 
 def result(run: RunName, labelled: int, seed: int, share: float, parameters: int = 1000) -> RunResult:
+    figures = {"naming": share, "colour": share}
+    return RunResult(run=run, labelled=labelled, seed=seed, parameters=parameters, seconds=1.0, figures=figures)
+
+
+def adapted(run: RunName, domain: str, seed: int, share: float, parameters: int = 1000) -> RunResult:
+    """Of an MLLM that was adapted to a domain, and judged on it."""
     return RunResult(
-        run=run, labelled=labelled, seed=seed, parameters=parameters, seconds=1.0, figures={"naming": share}
+        run=run,
+        labelled=MOST,
+        domain=domain,
+        seed=seed,
+        parameters=parameters,
+        seconds=1.0,
+        figures={domain: share},
     )
 
 
@@ -54,8 +67,15 @@ def everything(seed: int) -> list[RunResult]:
     tower = RunResult(
         run="tower", labelled=MOST, seed=seed, parameters=50, seconds=1.0, figures={"cosine": 0.9, "cosine_last": 0.8}
     )
-    adapted = [result("large_domain", MOST, seed, 0.5), result("taught_domain", MOST, seed, 0.6, 90)]
-    return [result("large", MOST, seed, 0.8), tower, *small, *adapted]
+    domains = [
+        each
+        for number, domain in enumerate(DOMAINS)
+        for each in (
+            adapted("large", domain, seed, 0.5),
+            adapted("taught", domain, seed, 0.6 - number / 10, 90),
+        )
+    ]
+    return [result("large", MOST, seed, 0.8), tower, *small, *domains]
 
 
 def rows_of(data_set: DataSet) -> list[ConversationRow]:
@@ -109,13 +129,41 @@ def test_the_share_that_is_kept_is_the_mean_of_the_seeds_own_shares() -> None:
 
     assert any("9.0% of the large model's parameters" in each and "0.950 ± 0.071" in each for each in sentences)
     assert any("at least 0.900" in each for each in sentences)
-    assert any("1.200" in each and "adapted domain" in each for each in sentences)
+
+
+def test_what_is_kept_is_said_of_every_domain() -> None:
+    sentences = conclusions([*everything(0), adapted("large", "driving", 1, 1.0), adapted("taught", "driving", 1, 0.8)])
+
+    for domain, kept in {"aerial": "1.200", "driving": "0.900 ± 0.141", "handwriting": "0.800"}.items():
+        assert any(f"keeps {kept} of its score on {domain}" in each for each in sentences)
+
+
+def test_the_table_has_a_row_for_every_model_and_domain() -> None:
+    table = study_table(everything(0))
+
+    places = [*table.columns[2].cells]
+    assert {place: places.count(place) for place in set(places)} == {"": 5} | dict.fromkeys(DOMAINS, 2)
+
+
+def test_what_one_domain_lacks_is_not_taken_from_another(composer: Composer, tmp_path: Path) -> None:
+    """A study that was stopped goes on with what is missing, which here starts from a model that is not there."""
+    known = [each for each in everything(0) if (each.run, each.domain) != ("taught", "driving")]
+    (tmp_path / "results.jsonl").write_text("".join(f"{each.model_dump_json()}\n" for each in known))
+    for folder in (tmp_path / "domains" / DOMAINS[-1], tmp_path / "seed0" / "set"):
+        save_meta(folder / "test" / "meta.json", {})
+    told: list[str] = []
+
+    with pytest.raises(WeightsError, match="taught_2000"):
+        list(run_study(recipes(), (0,), tmp_path, composer, told.append))
+
+    assert not told
 
 
 def test_the_chart_is_a_picture(tmp_path: Path) -> None:
     draw_study([*everything(0), *everything(1)], tmp_path / "chart.svg")
 
-    assert "small, distilled tower" in (tmp_path / "chart.svg").read_text()
+    drawn = (tmp_path / "chart.svg").read_text()
+    assert all(text in drawn for text in ("small, distilled tower", *DOMAINS))
 
 
 def test_the_small_recipes_are_of_one_student() -> None:
