@@ -69,7 +69,8 @@ def load_meta(file: Path) -> dict[str, DataSet]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MetaFileError(f"{file}: cannot be read ({error.strerror}).") from error
+        hint = "`superlink adapt domains` and `superlink adapt convert` write such files."
+        raise MetaFileError(f"{file}: cannot be read ({error.strerror}). {hint}") from error
     except ValueError as error:
         raise MetaFileError(f"{file}: is not valid JSON: {error}") from error
     if not isinstance(content, dict) or not content:
