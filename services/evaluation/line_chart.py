@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people tell apart whatever colours they see.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _INCHES_A_PANEL = (4.2, 3.4)
 # From a point to the next line's at the same name, where names are 1 apart.
 _SIDE_BY_SIDE = 0.12
@@ -52,7 +52,7 @@ def draw_panels(file: Path, panels: Sequence[Panel]) -> None:
             axes.set_xlabel(panel.x_label)
             axes.set_ylabel(panel.y_label)
             axes.grid(alpha=0.3)
-            for number, (line, colour) in enumerate(zip(panel.lines, _COLOURS, strict=False)):
+            for number, (line, colour) in enumerate(zip(panel.lines, COLOURS, strict=False)):
                 means = [mean(seeds) for _, seeds in line.points]
                 lowest, highest = ([pick(seeds) for _, seeds in line.points] for pick in (min, max))
                 if panel.names:

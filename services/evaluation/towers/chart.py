@@ -9,10 +9,9 @@ from statistics import mean
 import matplotlib
 from matplotlib.figure import Figure
 
+from services.evaluation.line_chart import COLOURS
 from services.evaluation.towers.report import TowerRow
 
-# Okabe and Ito's colours, which people tell apart whatever colours they see.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _INCHES_A_PANEL = (3.6, 3.2)
 
 
@@ -30,7 +29,7 @@ def draw_towers(file: Path, rows: Sequence[TowerRow]) -> None:
             panel.set_xlim(0, 1.15 * max(row.cost.milliseconds for row in rows))
             panel.set_ylim(0, 1)
             panel.grid(alpha=0.3)
-            for row, colour in zip(rows, _COLOURS, strict=False):
+            for row, colour in zip(rows, COLOURS, strict=False):
                 seeds, cost = row.figures[column], row.cost.milliseconds
                 panel.plot([cost] * len(seeds), seeds, "o-", color=colour, alpha=0.5, markersize=5)
                 panel.plot([cost], [mean(seeds)], "_", color=colour, markersize=16, markeredgewidth=2, label=row.name)
