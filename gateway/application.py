@@ -28,6 +28,7 @@ from gateway.openapi_document import document_the_rest
 from gateway.orchestrator_client import OrchestratorClient
 from gateway.playground.pages import playground_router
 from gateway.problems import add_problem_handlers
+from gateway.unread_bodies import UnreadBodies
 from gateway.uploads import OVERHEAD_BYTES
 from superlink.api_keys import ApiKeys
 from superlink.artifacts import ArtifactStore, open_store
@@ -83,7 +84,7 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
         # The span of a request, in the trace that its `traceparent` names; logs and metrics are our own.
         telemetry={"exclude": is_probe, "operation_spans": False, "logs": False, "metrics": False},
     )
-    # The one added last is the outermost.
+    # The one added last is the outermost of these. Around them are the framework's own, and two more around those.
     if redis is not None:
         answers = KeptAnswers(redis, profile.gateway.idempotency_keep_s)
         application.add_middleware(Idempotency, answers=answers, settings=profile.gateway)
@@ -100,7 +101,6 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
     application.add_middleware(GiveWay, most=profile.batches.max_requests_in_flight, metrics=metrics)
     uploads = {files.FILES: profile.artifacts.max_file_bytes + OVERHEAD_BYTES}
     application.add_middleware(BodyLimit, max_body_bytes=profile.gateway.max_body_bytes, by_path=uploads)
-    application.add_middleware(LoadShedding, metrics=metrics)
     application.add_middleware(RequestMiddleware, metrics=metrics)
     rooms = (chat, plain_answer, detect, drawing, files, batches, probes, agents)
     routers = [*(room.router for room in rooms), playground_router()]
@@ -110,6 +110,8 @@ def create_application(profile: Profile, resolve: Resolver | None = None) -> Fas
     for router in routers:
         application.include_router(router)
     document_the_rest(application, needs_keys=profile.gateway.keys.required, keeps_answers=redis is not None)
+    # Outside of the framework's own layers, which cost more than a refusal.
+    application.middleware_stack = UnreadBodies(LoadShedding(application.build_middleware_stack(), metrics))
     return application
 
 

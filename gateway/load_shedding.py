@@ -2,20 +2,29 @@
 
 The orchestrator knows how much that is, and refuses the rest itself. But reading, checking and passing on what it will
 refuse costs several milliseconds a request, and under a flood the gateway would do nothing else. So it learns from the
-refusals how many requests may be under way, path by path, and refuses the others in a fraction of a millisecond.
+refusals how many requests may be under way, path by path, and refuses the others in a fraction of a millisecond: before
+any other layer of the application, with an answer that is ready but for the request's id.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections import defaultdict
+from collections import Counter
 
 import grpc
+from opentelemetry.trace import get_current_span
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.metrics import Metrics
+from gateway.middleware import TRACE_ID_HEADER, request_id_of_client
 from gateway.problems import Problem, ProblemResponse
+from superlink.channels import REQUEST_ID_KEY
 from superlink.errors import SuperlinkError
+from superlink.telemetry import current_trace_id
+
+logger = logging.getLogger(__name__)
 
 # What the orchestrator is asked for.
 SHED_PATHS = frozenset(
@@ -25,6 +34,10 @@ SHED_PATHS = frozenset(
     }
 )
 RETRY_AFTER_MS = 1000
+# A line for each refusal would cost as much as the refusal.
+TELL_EVERY_S = 1.0
+# Stands for the request's id while the answer is prepared.
+_ID = b"{request_id}"
 
 
 class Allowance:
@@ -68,12 +81,12 @@ class Allowance:
 
 
 class LoadShedding:
-    """The middleware."""
+    """The outermost layer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        self._metrics = metrics
-        self._allowances: defaultdict[str, Allowance] = defaultdict(Allowance)
+        self._allowances = {path: Allowance() for path in SHED_PATHS}
+        self._refusal = _Refusal(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the module."""
@@ -82,9 +95,7 @@ class LoadShedding:
             return
         allowance = self._allowances[scope["path"]]
         if not allowance.enter():
-            error = _overloaded()
-            self._metrics.refusals.labels(error.code).inc()
-            await ProblemResponse(Problem.from_error(error, scope["state"]["request_id"]))(scope, receive, send)
+            await self._refusal.send(scope, send)
             return
         began = time.monotonic()
         try:
@@ -94,6 +105,44 @@ class LoadShedding:
             # What is no use to ask again, such as a message too large, says nothing about load.
             refused = failure is not None and failure.status is grpc.StatusCode.RESOURCE_EXHAUSTED and failure.retryable
             allowance.leave(began, refused, time.monotonic())
+
+
+class _Refusal:
+    """The answer to whoever finds no room, and what is noted of it."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        response = ProblemResponse(Problem.from_error(_overloaded(), _ID.decode()))
+        self._before_id, _, self._after_id = bytes(response.body).partition(_ID)
+        self._status = response.status_code
+        self._headers = [header for header in response.raw_headers if header[0] != b"content-length"]
+        self._refusals = metrics.refusals.labels("overloaded")
+        self._requests = {path: metrics.requests.labels(path, "POST", str(self._status)) for path in SHED_PATHS}
+        # By path, since the last lines.
+        self._untold: Counter[str] = Counter()
+
+    async def send(self, scope: Scope, send: Send) -> None:
+        """Refuse a request to one of ``SHED_PATHS``."""
+        path, request_id = scope["path"], request_id_of_client(scope)
+        ids = request_id.encode("ascii")
+        headers = [*self._headers, (REQUEST_ID_KEY.encode("ascii"), ids)]
+        if trace_id := current_trace_id().encode("ascii"):
+            get_current_span().set_attribute("superlink.request_id", request_id)
+            headers.append((TRACE_ID_HEADER.encode("ascii"), trace_id))
+            ids += b'","trace_id":"' + trace_id
+        body = self._before_id + ids + self._after_id
+        headers.append((b"content-length", b"%d" % len(body)))
+        self._refusals.inc()
+        self._requests[path].inc()
+        if not self._untold:
+            asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell)
+        self._untold[path] += 1
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _tell(self) -> None:
+        for path, count in self._untold.items():
+            logger.warning("requests refused", extra={"path": path, "status": self._status, "count": count})
+        self._untold.clear()
 
 
 def _overloaded() -> SuperlinkError:

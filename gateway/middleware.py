@@ -25,7 +25,6 @@ from superlink.telemetry import current_trace_id
 
 logger = logging.getLogger(__name__)
 
-# Ids of clients are taken over when they are fit for logs and headers.
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # What a status is called when the client left before it could be sent.
 CLIENT_LEFT = 499
@@ -36,6 +35,12 @@ _PROBES = frozenset({"/livez", "/healthz", "/readyz", "/startupz", "/metrics"})
 def is_probe(scope: MutableMapping[str, Any]) -> bool:
     """Whether a request is one of those that come all the time and are nobody's: they have no line and no trace."""
     return scope["path"] in _PROBES
+
+
+def request_id_of_client(scope: Scope) -> str:
+    """The id that the client gave its request, where it is fit for logs and headers, else a new one."""
+    given = Headers(scope=scope).get(REQUEST_ID_KEY, "")
+    return given if _ACCEPTABLE_ID.fullmatch(given) else new_request_id()
 
 
 class RequestMiddleware:
@@ -51,8 +56,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        given = Headers(scope=scope).get(REQUEST_ID_KEY, "")
-        request_id = given if _ACCEPTABLE_ID.fullmatch(given) else new_request_id()
+        request_id = request_id_of_client(scope)
         scope.setdefault("state", {}).update(request_id=request_id, started=started)
         current_request_id.set(request_id)
         get_current_span().set_attribute("superlink.request_id", request_id)

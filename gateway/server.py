@@ -10,6 +10,7 @@ import socket
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from gateway.application import create_application
 from superlink.configuration import ConfigurationError
@@ -18,6 +19,9 @@ from superlink.profile import GatewaySettings, Profile, is_loopback
 logger = logging.getLogger(__name__)
 
 CONNECTION_BACKLOG = 1024
+# Longer than clients and balancers keep idle connections, a minute at most: a request that is sent at the moment when
+# the server closes one is reset. uvicorn's default is 5 s, which is httpx's, too.
+KEEP_ALIVE_S = 75
 
 
 def bind(settings: GatewaySettings) -> socket.socket:
@@ -44,6 +48,19 @@ def bind(settings: GatewaySettings) -> socket.socket:
     return listener
 
 
+def configuration_of(application: FastAPI, drain_timeout_s: float) -> uvicorn.Config:
+    """How uvicorn serves ``application``."""
+    return uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        # Unlimited by default, and then an open stream would keep the process for ever.
+        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+    )
+
+
 def run(profile: Profile) -> None:
     """Serve until SIGTERM or SIGINT: then no new connections, requests in flight finish, and the process ends.
 
@@ -53,15 +70,7 @@ def run(profile: Profile) -> None:
     listener = bind(profile.gateway)
     # Below this it writes down ids of sessions, with which others could take part in them.
     logging.getLogger("mcp").setLevel(logging.WARNING)
-    configuration = uvicorn.Config(
-        application,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        # Unlimited by default, and then an open stream would keep the process for ever.
-        timeout_graceful_shutdown=max(1, round(profile.orchestrator.drain_timeout_s)),
-    )
-    server = uvicorn.Server(configuration)
+    server = uvicorn.Server(configuration_of(application, profile.orchestrator.drain_timeout_s))
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         server.should_exit = True

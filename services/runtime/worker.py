@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from services.runtime.allocator import keep_freed_memory
 from services.runtime.metrics import WorkerMetrics
 from superlink.configuration import ConfigurationError
 from superlink.logs import configure_logs
@@ -79,6 +80,7 @@ def run_worker(
     parser.add_argument("--log-level", default=os.environ.get("SUPERLINK_LOG_LEVEL", "INFO"), help="default: INFO")
     parsed = parser.parse_args(arguments)
     configure_logs(service, parsed.log_level)
+    keep_freed_memory()
     try:
         profile = load_profile(find_profile(parsed.profile))
         settings = settings_of(profile)

@@ -14,7 +14,7 @@ import uvicorn
 from scripted_workers import ScriptedDeployment, scripted_deployment
 
 from gateway.application import create_application
-from gateway.server import bind
+from gateway.server import bind, configuration_of
 from superlink.profile import ArtifactSettings, BatchSettings, GatewaySettings, OrchestratorSettings
 from superlink.public_hosts import Resolver
 
@@ -56,13 +56,7 @@ async def live_gateway(
         worked_on = BatchSettings.model_validate(dict(batches))
         workers.profile = workers.profile.model_copy(update={"artifacts": kept, "batches": worked_on})
         listener = bind(settings.model_copy(update={"port": 0}))
-        configuration = uvicorn.Config(
-            create_application(workers.profile, resolve),
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=drain_timeout_s,
-        )
-        server = QuietServer(configuration)
+        server = QuietServer(configuration_of(create_application(workers.profile, resolve), drain_timeout_s))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -77,6 +77,34 @@ async def test_beyond_the_room_requests_are_refused_before_their_body_is_there(g
     assert response.status_code == 200
 
 
+async def test_a_refusal_at_the_door_is_a_problem_like_any_other_and_is_counted(gateway: LiveGateway) -> None:
+    held = [await begin_request(gateway) for _ in range(Allowance.FIRST)]
+    response = await gateway.http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": "mine-1"})
+    unnamed = await gateway.http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": "not fit for a log"})
+    metrics = (await gateway.http.get("/metrics")).text
+    for _, each in held:
+        each.close()
+
+    problem = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"] == problem.pop("request_id") == "mine-1"
+    assert problem.pop("detail") == problem.pop("message")
+    assert problem == {
+        "type": "urn:superlink:problem:overloaded",
+        "title": "Overloaded",
+        "status": 429,
+        "code": "overloaded",
+        "service": "gateway",
+        "hop": "client>gateway",
+        "retryable": True,
+        "retry_after_ms": 1000,
+    }
+    assert unnamed.json()["request_id"] == unnamed.headers["x-request-id"] != "not fit for a log"
+    assert 'superlink_gateway_refusals_total{code="overloaded"} 2.0' in metrics
+    refused = 'superlink_gateway_requests_total{method="POST",path="/v1/chat/completions",status="429"} 2.0'
+    assert refused in metrics
+
+
 async def begin_request(gateway: LiveGateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """One whose body does not come."""
     address = httpx.URL(gateway.url)

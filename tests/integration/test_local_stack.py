@@ -108,6 +108,9 @@ def test_status_tells_how_every_process_fares(local: LocalSuperlink) -> None:
     assert processes["mllm"]["address"] == local.profile.mllm.address
     assert processes["mllm"]["metrics_port"] == local.profile.mllm.metrics_port
     assert processes["redis"]["port"] is None
+    # A flood that the gateway refuses must not take the models' time.
+    niceness = {name: os.getpriority(os.PRIO_PROCESS, process["pid"]) for name, process in processes.items()}
+    assert niceness["gateway"] > niceness["detection"] == niceness["mllm"]
 
     table = local.run("status")
     assert table.returncode == 0

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,25 @@ def test_a_process_that_dies_again_and_again_is_started_later_each_time(supervis
     assert (report.state, report.restarts, report.last_end) == ("running", 3, "signal SIGKILL")
     assert bench.supervisor.pid("other") == other
     assert bench.reported("other").restarts == 0
+
+
+def test_a_process_that_gives_way_does_so_after_a_restart_too(supervised: Callable[..., Bench]) -> None:
+    bench = supervised(replace(plan("polite"), niceness=5), plan("other"))
+
+    def gives_way() -> bool:
+        polite, other = (bench.supervisor.pid(name) for name in ("polite", "other"))
+        assert other is not None
+        own, groups = os.getpriority(os.PRIO_PROCESS, other), Path(f"/proc/{polite}/autogroup")
+        return (
+            polite is not None
+            and os.getpriority(os.PRIO_PROCESS, polite) == own + 5
+            and (not groups.exists() or "nice 5" in groups.read_text())
+        )
+
+    assert gives_way()
+    bench.supervisor.kill("polite", signal.SIGKILL)
+    wait_until(lambda: bench.kinds("polite").count("started") == 2)
+    assert gives_way()
 
 
 def test_a_process_above_its_memory_ceiling_is_drained_and_started_anew(supervised: Callable[..., Bench]) -> None:
