@@ -30,7 +30,7 @@ class Detector(GroundingDecoder[GroundingOutputs]):
 
     def loss(self, outputs: GroundingOutputs, targets: GroundingTargets) -> dict[str, Tensor]:
         """See ``grounding_loss``."""
-        return grounding_loss(outputs, targets, assign(outputs, targets))
+        return grounding_loss(outputs, targets, assign(outputs, targets), self.config.class_target)
 
     @torch.no_grad()
     def decode(

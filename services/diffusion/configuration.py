@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from superlink.configuration import Section
 
@@ -40,8 +42,13 @@ class SourceEncoderConfig(Section):
 class SketcherConfig(Section):
     """The network that turns links into a first idea of the picture."""
 
-    hidden: PositiveInt = 640
-    # Of a sketch, in latents.
+    # Which links name a thing to be drawn, counted from 0.
+    things: tuple[NonNegativeInt, ...] = Field(default=(2, 4), min_length=1)
+    hidden: PositiveInt = 512
+    # Numbers that describe a thing, and channels of the picture before it is latents.
+    width: PositiveInt = 192
+    channels: PositiveInt = 48
+    # Of a sketch, in latents; a thing takes up half of it.
     side: PositiveInt = 16
 
 
@@ -93,3 +100,13 @@ class DiffusionConfig(Section):
     default_steps: PositiveInt = 20
     default_guidance: PositiveFloat = 2.0
     default_image_guidance: PositiveFloat = 1.5
+
+    @model_validator(mode="after")
+    def _names_links_that_there_are(self) -> Self:
+        last = max(self.sketcher.things)
+        if last >= self.queries_per_group:
+            raise ValueError(
+                f"sketcher.things: link {last} names a thing, but a group has {self.queries_per_group} links "
+                "(queries_per_group), counted from 0."
+            )
+        return self

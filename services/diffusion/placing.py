@@ -14,7 +14,7 @@ from torch.nn import functional
 from services.diffusion.finder import Places
 
 # A sketch's thing fills this share of its side, in the middle.
-THING_SHARE = 0.64
+THING_SHARE = 0.46
 # So much around the thing is placed with it, relative to the thing.
 _MARGIN = 1.1
 # Of what is added where nobody marks a place, relative to the image's side.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from superlink.configuration import Section
+
+# What the score of a right candidate learns: how well its box fits, or that it is right; see ``losses``.
+ClassTarget = Literal["overlap", "match"]
 
 
 class Calibration(Section):
@@ -45,6 +50,7 @@ class GroundingConfig(Section):
     queries: PositiveInt = 40
     # Queries spent on denoising in training, positive and negative ones together.
     denoising_queries: PositiveInt = 32
+    class_target: ClassTarget = "overlap"
     detection_calibration: Calibration = Calibration()
     presence_calibration: Calibration = Calibration()
     # Probability from which a detection is reported when the request names no threshold.

@@ -1,7 +1,9 @@
 """The detector's losses: Hungarian matching, varifocal, L1 and generalised IoU terms (VisionLLM v2; Grounding DINO).
 
 The papers' class term is the focal loss with a target of 1. Here the target is the overlap that the box reached
-(varifocal, Zhang et al. 2021): a score then ranks boxes by how well they fit, which average precision rewards.
+(varifocal, Zhang et al. 2021): a score then ranks boxes by how well they fit, which average precision rewards. Or it is
+1 for every match: then small and half hidden things weigh as much as others, and fewer scores lie near the limit from
+which things are counted.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.grounding.boxes import generalised_iou, plain_iou, to_corners
+from services.grounding.configuration import ClassTarget
 from services.grounding.structures import GroundingOutputs, GroundingTargets
 
 # Of the matching cost and of the loss: varifocal values are about twice the focal loss's.
@@ -56,7 +59,9 @@ def assign(outputs: GroundingOutputs, targets: GroundingTargets) -> Assignment:
     return Assignment(matches, torch.where(real, per_image, torch.full_like(per_image, -1)), repeats)
 
 
-def grounding_loss(outputs: GroundingOutputs, targets: GroundingTargets, assignment: Assignment) -> dict[str, Tensor]:
+def grounding_loss(
+    outputs: GroundingOutputs, targets: GroundingTargets, assignment: Assignment, class_target: ClassTarget
+) -> dict[str, Tensor]:
     """Weighted terms summed over decoder layers, the encoder's proposals and the denoising queries.
 
     Every term is divided by ``targets.normaliser``. Images without any target still teach the class loss.
@@ -66,7 +71,10 @@ def grounding_loss(outputs: GroundingOutputs, targets: GroundingTargets, assignm
     logits = torch.cat([outputs.logits[:, :, denoising:], outputs.proposal_logits[None]])
     boxes = torch.cat([outputs.boxes[:, :, denoising:], outputs.proposal_boxes[None]])
     for layer_logits, layer_boxes, matches in zip(logits, boxes, assignment.candidates, strict=True):
-        _add(terms, _layer_terms(layer_logits, layer_boxes, matches, outputs.link_mask, targets, targets.normaliser))
+        layer_terms = _layer_terms(
+            layer_logits, layer_boxes, matches, outputs.link_mask, targets, targets.normaliser, class_target
+        )
+        _add(terms, layer_terms)
     if denoising:
         for layer_logits, layer_boxes in zip(
             outputs.logits[:, :, :denoising], outputs.boxes[:, :, :denoising], strict=True
@@ -78,6 +86,7 @@ def grounding_loss(outputs: GroundingOutputs, targets: GroundingTargets, assignm
                 outputs.link_mask,
                 targets,
                 targets.normaliser * assignment.repeats,
+                class_target,
             )
             _add(terms, {f"denoising_{name}": value for name, value in layer_terms.items()})
     return terms
@@ -109,7 +118,7 @@ def match(logits: Tensor, boxes: Tensor, targets: GroundingTargets) -> Tensor:
 
 
 def varifocal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Varifocal loss, element by element: ``target`` is the overlap reached in 0..1, 0 where nothing matches.
+    """Varifocal loss, element by element: ``target`` is 0 where nothing matches, else in 0..1.
 
     Positives are weighted by their target; negatives by 0.75 and the squared probability.
     """
@@ -119,17 +128,25 @@ def varifocal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _layer_terms(
-    logits: Tensor, boxes: Tensor, matches: Tensor, link_mask: Tensor, targets: GroundingTargets, normaliser: float
+    logits: Tensor,
+    boxes: Tensor,
+    matches: Tensor,
+    link_mask: Tensor,
+    targets: GroundingTargets,
+    normaliser: float,
+    class_target: ClassTarget,
 ) -> dict[str, Tensor]:
     """``matches`` is ``[batch, queries]``: the object of every query or -1."""
     matched = matches >= 0
     objects = matches.clamp(min=0)
     membership = targets.groups.float().gather(1, objects[..., None].expand(-1, -1, targets.groups.shape[-1]))
     wanted = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
-    with torch.no_grad():
-        # Never quite 0: a match that misses its object is still a positive, if hardly weighted.
-        overlap = plain_iou(to_corners(boxes), to_corners(wanted)).clamp(min=1e-3)
-        target = membership * (overlap * matched)[..., None]
+    right = matched.to(logits.dtype)
+    if class_target == "overlap":
+        with torch.no_grad():
+            # Never quite 0: a match that misses its object is still a positive, if hardly weighted.
+            right = right * plain_iou(to_corners(boxes), to_corners(wanted)).clamp(min=1e-3)
+    target = membership * right[..., None]
     class_term = (varifocal_loss(logits, target) * link_mask[:, None, :]).sum()
     found, wanted = boxes[matched], wanted[matched]
     box_term = (found - wanted).abs().sum()

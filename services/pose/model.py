@@ -81,7 +81,10 @@ class PoseEstimator(GroundingDecoder[PoseOutputs]):
     def loss(self, outputs: PoseOutputs, targets: PoseTargets) -> dict[str, Tensor]:
         """See ``grounding_loss`` and ``pose_loss``."""
         assignment = assign(outputs.grounding, targets)
-        return {**grounding_loss(outputs.grounding, targets, assignment), **pose_loss(outputs, targets)}
+        return {
+            **grounding_loss(outputs.grounding, targets, assignment, self.config.class_target),
+            **pose_loss(outputs, targets),
+        }
 
     @torch.no_grad()
     def decode(

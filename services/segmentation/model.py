@@ -96,7 +96,7 @@ class Segmenter(GroundingDecoder[SegmentationOutputs]):
         """See ``grounding_loss`` and ``mask_loss``."""
         assignment = assign(outputs.grounding, targets)
         return {
-            **grounding_loss(outputs.grounding, targets, assignment),
+            **grounding_loss(outputs.grounding, targets, assignment, self.config.class_target),
             **mask_loss(outputs, targets, assignment, self.config.mask_points),
         }
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from services.diffusion.autoencoder import LATENT_STRIDE, encode_pixels
 from services.diffusion.model import Diffuser
-from services.diffusion.placing import THING_SHARE
 from services.diffusion.source_encoder import join_scales
 from services.trainer.autoencoder_stage import to_pixels
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
@@ -78,7 +77,7 @@ class DrawingEncoder:
 
     def _picture(self, key: str) -> Tensor:
         if key not in self._pictures:
-            picture = draw_picture(self._composer, CATEGORIES[CATEGORY_INDEX[key]], THING_SHARE)
+            picture = draw_picture(self._composer, CATEGORIES[CATEGORY_INDEX[key]])
             self._pictures[key] = self._latents(self._pixels(picture))
         return self._pictures[key]
 

@@ -37,7 +37,7 @@ def tiny_config() -> DiffusionConfig:
         image_side=SIDE,
         autoencoder=AutoencoderConfig(latent_channels=4, channels=(16, 16, 16), decoder_blocks=(1, 1, 1)),
         mapper=MapperConfig(width=16, heads=2, queries=3),
-        sketcher=SketcherConfig(hidden=8, side=4),
+        sketcher=SketcherConfig(things=(1, 3), hidden=8, width=8, channels=8, side=4),
         finder=FinderConfig(width=8),
         denoiser=DenoiserConfig(channels=(16, 32), attention=(False, True), heads_width=16),
     )

@@ -14,7 +14,13 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
-from services.diffusion.configuration import AutoencoderConfig, DenoiserConfig, DiffusionConfig, MapperConfig
+from services.diffusion.configuration import (
+    AutoencoderConfig,
+    DenoiserConfig,
+    DiffusionConfig,
+    MapperConfig,
+    SketcherConfig,
+)
 from services.diffusion.model import Diffuser
 from services.diffusion.service import NAME, DiffusionService
 from services.runtime.metrics import WorkerMetrics
@@ -44,6 +50,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         default_steps=2,
         autoencoder=AutoencoderConfig(latent_channels=4, channels=(16, 16, 16), decoder_blocks=(1, 1, 1)),
         mapper=MapperConfig(width=16, heads=2, queries=3),
+        sketcher=SketcherConfig(things=(1, 3), hidden=8, width=8, channels=8),
         denoiser=DenoiserConfig(channels=(16, 32), attention=(False, True), heads_width=16),
     )
     Diffuser(config).save(folder)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from services.detection.model import Detector
+from services.grounding.configuration import ClassTarget
 from services.grounding.losses import assign, grounding_loss, match, varifocal_loss
-from services.grounding.structures import GroundingTargets
+from services.grounding.structures import GroundingOutputs, GroundingTargets
 from tests.grounding.small import SMALL
 
 
@@ -55,7 +56,7 @@ def test_images_without_objects_still_teach_the_classes() -> None:
     outputs = detector(
         detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.bool), targets
     )
-    terms = grounding_loss(outputs, targets, assign(outputs, targets))
+    terms = grounding_loss(outputs, targets, assign(outputs, targets), "overlap")
 
     assert terms["class"].item() > 0
     assert terms["box"].item() == 0
@@ -73,7 +74,7 @@ def test_gradients_reach_the_links_through_matching_and_denoising() -> None:
     )
 
     outputs = detector(detector.encode(torch.randn(2, 3, 64, 64)), links, torch.ones(2, 3, dtype=torch.bool), targets)
-    terms = grounding_loss(outputs, targets, assign(outputs, targets))
+    terms = grounding_loss(outputs, targets, assign(outputs, targets), "overlap")
     torch.stack(list(terms.values())).sum().backward()
 
     assert outputs.denoising_count == 8
@@ -93,8 +94,27 @@ def test_losses_scale_with_the_normaliser() -> None:
     )
 
     assignment = assign(outputs, targets)
-    once = grounding_loss(outputs, targets, assignment)
-    halved = grounding_loss(outputs, replace(targets, normaliser=2.0), assignment)
+    once = grounding_loss(outputs, targets, assignment, "overlap")
+    halved = grounding_loss(outputs, replace(targets, normaliser=2.0), assignment, "overlap")
 
     for name, value in once.items():
         torch.testing.assert_close(value / 2, halved[name])
+
+
+def test_a_score_learns_how_well_its_box_fits_or_only_that_it_is_right() -> None:
+    torch.manual_seed(0)
+    detector = Detector(SMALL).eval()
+    targets = GroundingTargets(
+        torch.full((1, 1, 4), 0.4), torch.ones(1, 1, 2, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool), 1.0
+    )
+    outputs = detector(
+        detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 2, 16), torch.ones(1, 2, dtype=torch.bool)
+    )
+    assignment = assign(outputs, targets)
+    elsewhere = replace(outputs, boxes=outputs.boxes * 0.5, proposal_boxes=outputs.proposal_boxes * 0.5)
+
+    def class_term(of: GroundingOutputs, class_target: ClassTarget) -> float:
+        return grounding_loss(of, targets, assignment, class_target)["class"].item()
+
+    assert class_term(outputs, "match") == class_term(elsewhere, "match")
+    assert class_term(outputs, "overlap") != class_term(elsewhere, "overlap")

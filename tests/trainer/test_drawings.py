@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
+from services.diffusion.autoencoder import LATENT_STRIDE
+from services.diffusion.configuration import SketcherConfig
 from services.trainer.scenes.categories import CATEGORIES
 from services.trainer.scenes.composer import Composer
 from services.trainer.scenes.conversation import routed_phrases
@@ -18,6 +22,7 @@ from services.trainer.scenes.drawings import (
     GROUND_NAMES,
     NOTHING,
     RELATIONS,
+    Slots,
     draw_drawing,
     draw_edit_drawing,
 )
@@ -126,3 +131,19 @@ def test_a_request_for_a_drawing_comes_in_every_form_and_language(drawing_compos
     assert asked == {
         (task, language) for task in ("draw", "draw_fast", "edit", "edit_fast") for language in ("en", "zh")
     }
+
+
+def test_the_sketcher_reads_what_things_are_from_the_links_of_their_slots() -> None:
+    names = [field.name for field in fields(Slots)]
+    assert [names[link] for link in SketcherConfig().things] == ["category", "other"]
+
+
+def test_things_of_a_drawing_stand_whole_latents_apart(drawing_composer: Composer) -> None:
+    numbers = set()
+    for seed in range(60):
+        drawing = draw_drawing(drawing_composer, np.random.default_rng(seed))
+        same = [thing.box for thing in drawing.target.objects if thing.category.key == drawing.slots.category]
+        for box in same[1:]:
+            assert [(here - there) % LATENT_STRIDE for here, there in zip(box, same[0], strict=True)] == [0] * 4
+        numbers.add(len(same))
+    assert numbers == {1, 2, 3}

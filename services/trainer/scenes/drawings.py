@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from services.diffusion.placing import THING_SHARE
 from services.trainer.scenes.categories import CATEGORIES, CATEGORY_INDEX
 from services.trainer.scenes.composer import Composer, ComposerOptions, Composition, Layer, Light, cut_layer
 from services.trainer.scenes.edits import COLOURS, EDIT_KINDS, Edit, NamedColour, draw_edit
@@ -42,20 +43,17 @@ CONCEPT_INDEX: dict[str, int] = {concept: index for index, concept in enumerate(
 # One style of art, upright, on a calm ground: what varies without being asked for is learnt at the cost of what is.
 _STYLE = "noto"
 _DRAWING_SIDE = 128
-# Of a thing that stands alone, of two and of three, relative to the image's side.
-_SIZES = {1: (0.6, 0.68), 2: (0.4, 0.45), 3: (0.36, 0.41)}
-# Where the middles of the things are by their relation and number: shares of the image's width and height.
+# Where the middles of the things are by their relation and number: shares of the image's width and height. They are
+# whole latents apart, so that a thing has the same latents at each.
 _PLACES = {
     (NOTHING, 1): ((0.5, 0.5),),
-    (NOTHING, 2): ((0.27, 0.5), (0.73, 0.5)),
-    (NOTHING, 3): ((0.27, 0.29), (0.73, 0.29), (0.5, 0.72)),
-    ("beside", 2): ((0.27, 0.5), (0.73, 0.5)),
-    ("above", 2): ((0.5, 0.27), (0.5, 0.73)),
+    (NOTHING, 2): ((0.25, 0.5), (0.75, 0.5)),
+    (NOTHING, 3): ((0.25, 0.25), (0.75, 0.25), (0.5, 0.75)),
+    ("beside", 2): ((0.25, 0.5), (0.75, 0.5)),
+    ("above", 2): ((0.5, 0.25), (0.5, 0.75)),
 }
-# How far from its place a thing is, relative to the image's side: the standard deviation.
-_OFF_PLACE = 0.015
 # Shares of the drawings: one thing, several of a kind; the rest shows two kinds in a relation.
-_ONE, _SEVERAL = 0.65, 0.2
+_ONE, _SEVERAL = 0.45, 0.2
 # Shares of the drawings whose ground is asked for: by a colour, by a name.
 _COLOURED_GROUND, _NAMED_GROUND = 0.25, 0.25
 # Behind a thing that an edit puts into an image, of 0..255.
@@ -138,7 +136,7 @@ def draw_drawing(composer: Composer, rng: np.random.Generator) -> Drawing:
         slots = replace(slots, ground=named)
     composition = Composition(
         ground=paint_named_ground(named, side, side, rng) if named else _calm_ground(side, rng, colour),
-        layers=_arrange(composer, categories, slots.relation, rng),
+        layers=_arrange(composer, categories, slots.relation),
         light=Light(np.ones(3, dtype=np.float32), None),
         style=_STYLE,
         seed=0,
@@ -146,10 +144,10 @@ def draw_drawing(composer: Composer, rng: np.random.Generator) -> Drawing:
     return Drawing(slots=slots, target=composition.render())
 
 
-def draw_picture(composer: Composer, category: Category, share: float) -> Scene:
-    """One thing of ``category``, ``share`` of the side large, in the middle of a grey ground: what an edit puts in."""
+def draw_picture(composer: Composer, category: Category) -> Scene:
+    """One thing of ``category`` in the middle of a grey ground: what an edit puts in."""
     side = composer.options.largest_side
-    sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * share)
+    sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * THING_SHARE)
     left, top = (side - sprite.shape[1]) // 2, (side - sprite.shape[0]) // 2
     composition = Composition(
         ground=np.full((side, side, 3), _GREY, dtype=np.float32),
@@ -195,17 +193,14 @@ def _calm_ground(side: int, rng: np.random.Generator, colour: NamedColour | None
     return np.clip(base * (1 + rng.uniform(0, 0.12) * slope), 0, 255).astype(np.float32)
 
 
-def _arrange(
-    composer: Composer, categories: list[Category], relation: str, rng: np.random.Generator
-) -> tuple[Layer, ...]:
-    """A layer for each category, whole and apart from the others, a little off the places that their number has."""
+def _arrange(composer: Composer, categories: list[Category], relation: str) -> tuple[Layer, ...]:
+    """A layer for each category, whole and apart from the others, in the places that their number has."""
     side = composer.options.largest_side
-    smallest, largest = _SIZES[len(categories)]
     layers = []
     for category, place in zip(categories, _PLACES[relation, len(categories)], strict=True):
-        sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * rng.uniform(smallest, largest))
+        sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * THING_SHARE)
         left, top = (
-            round(side * (middle + rng.normal(0, _OFF_PLACE)) - extent / 2)
+            round(side * middle - extent / 2)
             for middle, extent in zip(place, (sprite.shape[1], sprite.shape[0]), strict=True)
         )
         layers.append(cut_layer(category, sprite, left, top, (side, side)))
