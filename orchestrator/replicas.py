@@ -105,11 +105,8 @@ class Replica(Generic[Stub]):
             )
 
     def is_out_of_reach(self) -> bool:
-        """Whether there is no connection to it though one was tried; a call that still waits has not been sent."""
-        return self.channel.get_state() in (
-            grpc.ChannelConnectivity.CONNECTING,
-            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-        )
+        """Whether there is no connection to it; a call that still waits has not been sent."""
+        return self.channel.get_state() is not grpc.ChannelConnectivity.READY
 
     def has_hung(self, seconds: float) -> bool:
         """Whether a call that got nothing in ``seconds`` should have got something."""

@@ -46,6 +46,14 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def heeded_interrupts() -> Iterator[None]:
+    """A shell starts what runs in its background with SIGINT ignored, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def popen(gateway: LiveGateway, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """The command, which is gone at the end of the block: the gateway that it may wait for runs in this process."""
@@ -58,17 +66,11 @@ def popen(gateway: LiveGateway, *arguments: str | Path) -> Iterator[subprocess.P
         text=True,
         cwd=REPOSITORY,
         env=environment,
-        preexec_fn=heed_interrupts,
     ) as process:
         try:
             yield process
         finally:
             process.kill()
-
-
-def heed_interrupts() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and that is inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def run(gateway: LiveGateway, *arguments: str | Path) -> tuple[int, str, str]:
@@ -151,7 +153,7 @@ async def test_images_that_fail_are_named_and_asked_again_by_the_next_run(
     (images / "cut.jpg").write_bytes(encode_picture()[:12])
     out = tmp_path / "out"
     status, said, noted = await run(gateway, *folder_run(images, out))
-    assert status == 1
+    assert status == 1, noted
     failed = {
         entry["image"]: entry["code"] for entry in map(json.loads, (out / "errors.jsonl").read_text().splitlines())
     }
@@ -179,7 +181,7 @@ async def test_a_file_of_requests_is_made_watched_read_and_exported(
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + "{}\n")
     status, said, noted = await run(gateway, "create", file, "--endpoint", "/v1/pose", "--wait")
     batch_id = said.strip()
-    assert status == 1
+    assert status == 1, noted
     assert "2 of 3 lines answered, 1 failed" in noted.replace("\n", " ")
 
     status, said, _ = await run(gateway, "status", batch_id, "--json", "-")
@@ -199,10 +201,10 @@ async def test_a_file_of_requests_is_made_watched_read_and_exported(
     assert {len(each["keypoints"]) for each in coco["annotations"]} == {9}
 
     status, _, noted = await run(gateway, "cancel", batch_id)
-    assert status == 1
+    assert status == 1, noted
     assert "batch_over" in noted
     status, _, noted = await run(gateway, "status", "batch_1")
-    assert status == 1
+    assert status == 1, noted
     assert "unknown_batch" in noted
     status, _, _ = await run(gateway, "create", file, "--endpoint", "/v1/files")
     assert status == 2
