@@ -83,7 +83,8 @@ def test_gradients_reach_the_links_through_matching_and_denoising() -> None:
     assert bool((links.grad.abs().sum(dim=-1) > 0).all())
 
 
-def test_losses_scale_with_the_normaliser() -> None:
+def one_thing() -> tuple[GroundingOutputs, GroundingTargets]:
+    """What an untrained detector says of an image with one thing, which two links mean."""
     torch.manual_seed(0)
     detector = Detector(SMALL).eval()
     targets = GroundingTargets(
@@ -92,6 +93,11 @@ def test_losses_scale_with_the_normaliser() -> None:
     outputs = detector(
         detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 2, 16), torch.ones(1, 2, dtype=torch.bool)
     )
+    return outputs, targets
+
+
+def test_losses_scale_with_the_normaliser() -> None:
+    outputs, targets = one_thing()
 
     assignment = assign(outputs, targets)
     once = grounding_loss(outputs, targets, assignment, "overlap")
@@ -102,14 +108,7 @@ def test_losses_scale_with_the_normaliser() -> None:
 
 
 def test_a_score_learns_how_well_its_box_fits_or_only_that_it_is_right() -> None:
-    torch.manual_seed(0)
-    detector = Detector(SMALL).eval()
-    targets = GroundingTargets(
-        torch.full((1, 1, 4), 0.4), torch.ones(1, 1, 2, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool), 1.0
-    )
-    outputs = detector(
-        detector.encode(torch.randn(1, 3, 64, 64)), torch.randn(1, 2, 16), torch.ones(1, 2, dtype=torch.bool)
-    )
+    outputs, targets = one_thing()
     assignment = assign(outputs, targets)
     elsewhere = replace(outputs, boxes=outputs.boxes * 0.5, proposal_boxes=outputs.proposal_boxes * 0.5)
 

@@ -147,11 +147,9 @@ def draw_drawing(composer: Composer, rng: np.random.Generator) -> Drawing:
 def draw_picture(composer: Composer, category: Category) -> Scene:
     """One thing of ``category`` in the middle of a grey ground: what an edit puts in."""
     side = composer.options.largest_side
-    sprite = composer.upright_sprite(CATEGORY_INDEX[category.key], _STYLE, side * THING_SHARE)
-    left, top = (side - sprite.shape[1]) // 2, (side - sprite.shape[0]) // 2
     composition = Composition(
         ground=np.full((side, side, 3), _GREY, dtype=np.float32),
-        layers=(cut_layer(category, sprite, left, top, (side, side)),),
+        layers=_arrange(composer, [category], NOTHING),
         light=Light(np.ones(3, dtype=np.float32), None),
         style=_STYLE,
         seed=0,
